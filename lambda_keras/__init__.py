@@ -1,0 +1,9 @@
+"""LambdaNetworks for Keras 3, on every backend of Keras."""
+
+from lambda_keras.lambda_conv import LambdaConv
+from lambda_keras.lambda_layer import LambdaLayer
+from lambda_keras.lambda_resnet import build_lambda_resnet
+
+__version__ = "0.1.0"
+
+__all__ = ["LambdaConv", "LambdaLayer", "build_lambda_resnet"]

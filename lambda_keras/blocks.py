@@ -1,0 +1,272 @@
+"""The parts of a ResNet as functions from a tensor to a tensor.
+
+Padding is symmetric, as in the original ResNet: "same" padding would shift
+strided convolutions by half a pixel on even sizes.
+"""
+
+import keras
+
+from lambda_keras.normalization import make_normalization
+
+
+def convolve(
+    inputs,
+    filters,
+    kernel_size,
+    *,
+    name,
+    normalization,
+    strides=1,
+    activation="relu",
+    gamma_initializer=None,
+):
+    """Convolves without bias, normalizes and activates.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Number of output channels.
+        kernel_size: int. Odd width of the kernel.
+        name: prefix of the layers' names.
+        normalization: as in `build_lambda_resnet`.
+        strides: int.
+        activation: name of the activation, `None` for none.
+        gamma_initializer: initializer of the normalization's scale.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
+    """
+    x = inputs
+    if kernel_size > 1 and strides > 1:
+        x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    x = keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same" if strides == 1 else "valid",
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="truncated_normal"
+        ),
+        name=f"{name}_conv",
+    )(x)
+    x = make_normalization(
+        normalization,
+        name=f"{name}_normalization",
+        gamma_initializer=gamma_initializer,
+    )(x)
+    if activation is None:
+        return x
+    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+
+
+def build_classic_stem(inputs, filters, *, strides, normalization):
+    """Applies the stem of the first ResNet: a 7x7 convolution, a max pool.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Number of output channels.
+        strides: 4, 2 (no max pool) or 1 (a 3x3 convolution instead).
+        normalization: as in `build_lambda_resnet`.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Reference:
+        - [He et al., 2016](https://arxiv.org/abs/1512.03385)
+    """
+    x = convolve(
+        inputs,
+        filters,
+        kernel_size=3 if strides == 1 else 7,
+        strides=min(strides, 2),
+        normalization=normalization,
+        name="stem",
+    )
+    if strides == 4:
+        x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    return x
+
+
+def build_deep_stem(inputs, filters, *, strides, normalization):
+    """Applies the stem of ResNet-RS: four 3x3 convolutions.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Number of output channels.
+        strides: 4, 2 or 1 (both without the last convolution).
+        normalization: as in `build_lambda_resnet`.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Reference:
+        - [Bello et al., 2021](https://arxiv.org/abs/2103.07579)
+    """
+    widths = [(filters // 2, min(strides, 2)), (filters // 2, 1), (filters, 1)]
+    if strides == 4:
+        widths.append((filters, 2))
+    x = inputs
+    for number, (width, stride) in enumerate(widths, start=1):
+        x = convolve(
+            x,
+            width,
+            kernel_size=3,
+            strides=stride,
+            normalization=normalization,
+            name=f"stem_{number}",
+        )
+    return x
+
+
+def build_shortcut(inputs, filters, *, strides, pools, normalization, name):
+    """Brings a block's input to the shape of its output.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Number of output channels.
+        strides: 1 or 2.
+        pools: whether the stride is a 2x2 average pool before the convolution
+            (ResNet-D and ResNet-RS) rather than one of the convolution.
+        normalization: as in `build_lambda_resnet`.
+        name: prefix of the layers' names.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`;
+        the inputs themselves where they have that shape.
+    """
+    if strides == 1 and inputs.shape[-1] == filters:
+        return inputs
+    x = inputs
+    if pools and strides > 1:
+        x = keras.layers.AveragePooling2D(
+            strides, padding="same", name=f"{name}_shortcut_pool"
+        )(x)
+        strides = 1
+    return convolve(
+        x,
+        filters,
+        kernel_size=1,
+        strides=strides,
+        activation=None,
+        normalization=normalization,
+        name=f"{name}_shortcut",
+    )
+
+
+def squeeze_and_excite(inputs, *, ratio, name):
+    """Scales the channels by a gate computed from their means.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        ratio: float. Width of the hidden layer over the number of channels.
+        name: prefix of the layers' names.
+
+    Returns:
+        The shape of the inputs.
+
+    Reference:
+        - [Hu et al., 2018](https://arxiv.org/abs/1709.01507)
+    """
+    channels = inputs.shape[-1]
+    gate = keras.layers.GlobalAveragePooling2D(
+        keepdims=True, name=f"{name}_squeeze"
+    )(inputs)
+    gate = keras.layers.Conv2D(
+        max(1, int(channels * ratio)),
+        1,
+        activation="relu",
+        name=f"{name}_squeeze_conv",
+    )(gate)
+    gate = keras.layers.Conv2D(
+        channels, 1, activation="sigmoid", name=f"{name}_excite_conv"
+    )(gate)
+    return keras.layers.Multiply(name=f"{name}_excite")([inputs, gate])
+
+
+def build_bottleneck(
+    inputs,
+    filters,
+    *,
+    strides,
+    lambda_layer,
+    shortcut_pools,
+    squeeze_excite_ratio,
+    drop_rate,
+    normalization,
+    name,
+):
+    """Applies a bottleneck block, with or without a lambda layer.
+
+    The lambda layer stands for the 3x3 convolution. Where that has a stride,
+    a 3x3 average pool follows the lambda layer (Bello, 2021, appendix E.1).
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Width of the bottleneck; the block returns four times
+            that.
+        strides: 1 or 2.
+        lambda_layer: function `filters -> layer`, `None` for the convolution.
+        shortcut_pools: as `pools` in `build_shortcut`.
+        squeeze_excite_ratio: as `ratio` in `squeeze_and_excite`, over the
+            block's output. 0 for none.
+        drop_rate: float. Probability that an example skips the block's
+            residual branch in training (stochastic depth).
+        normalization: as in `build_lambda_resnet`.
+        name: prefix of the layers' names.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides),
+        4 * filters)`, before the block's last activation.
+
+    Reference:
+        - [He et al., 2016](https://arxiv.org/abs/1512.03385)
+        - [Huang et al., 2016](https://arxiv.org/abs/1603.09382)
+        - [Bello, 2021](https://arxiv.org/abs/2102.08602)
+    """
+    shortcut = build_shortcut(
+        inputs,
+        4 * filters,
+        strides=strides,
+        pools=shortcut_pools,
+        normalization=normalization,
+        name=name,
+    )
+    x = convolve(
+        inputs, filters, 1, normalization=normalization, name=f"{name}_1"
+    )
+    if lambda_layer is None:
+        x = convolve(
+            x,
+            filters,
+            kernel_size=3,
+            strides=strides,
+            normalization=normalization,
+            name=f"{name}_2",
+        )
+    else:
+        x = lambda_layer(filters)(x)
+        if strides > 1:
+            x = keras.layers.ZeroPadding2D(1, name=f"{name}_2_pad")(x)
+            x = keras.layers.AveragePooling2D(
+                3, strides=strides, name=f"{name}_2_pool"
+            )(x)
+        x = make_normalization(normalization, name=f"{name}_2_normalization")(x)
+        x = keras.layers.Activation("relu", name=f"{name}_2_relu")(x)
+    x = convolve(
+        x,
+        4 * filters,
+        kernel_size=1,
+        activation=None,
+        # Each block begins as the identity.
+        gamma_initializer="zeros",
+        normalization=normalization,
+        name=f"{name}_3",
+    )
+    if squeeze_excite_ratio:
+        x = squeeze_and_excite(x, ratio=squeeze_excite_ratio, name=name)
+    if drop_rate:
+        x = keras.layers.Dropout(
+            drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
+        )(x)
+    return keras.layers.Add(name=f"{name}_add")([shortcut, x])

@@ -1,0 +1,64 @@
+"""The normalization that layers and networks repeat, as one unbuilt layer."""
+
+import keras
+
+
+def standardize_normalization(normalization):
+    """Checks a `normalization` argument.
+
+    Args:
+        normalization: `"batch"`, `None`, a layer that has not been built, or
+            the serialized form of one.
+
+    Returns:
+        The same, with a serialized layer deserialized.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(normalization, dict):
+        normalization = keras.saving.deserialize_keras_object(normalization)
+    if normalization in ("batch", None):
+        return normalization
+    if isinstance(normalization, keras.layers.Layer):
+        if not normalization.built:
+            return normalization
+        raise ValueError(
+            "`normalization` must be a layer that has not been built, because "
+            "it is copied wherever it is used and the copies share no weights. "
+            f"Received: normalization={normalization}"
+        )
+    raise ValueError(
+        '`normalization` must be "batch", None or a Keras layer. '
+        f"Received: normalization={normalization!r}"
+    )
+
+
+def make_normalization(
+    normalization, *, name, dtype=None, gamma_initializer=None
+):
+    """Makes a layer from a `normalization` argument.
+
+    Args:
+        normalization: what `standardize_normalization` returns.
+        name: name of the layer.
+        dtype: dtype policy of the layer. `None` keeps that of `normalization`.
+        gamma_initializer: initializer of the layer's scale. `None` keeps that
+            of `normalization`.
+
+    Returns:
+        `BatchNormalization(momentum=0.9, epsilon=1e-5)` for `"batch"`,
+        `Identity` for `None`, otherwise a copy of the layer.
+    """
+    if normalization is None:
+        return keras.layers.Identity(name=name, dtype=dtype)
+    if normalization == "batch":
+        normalization = keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5
+        )
+    config = {**normalization.get_config(), "name": name}
+    if dtype is not None:
+        config["dtype"] = dtype
+    if gamma_initializer is not None:
+        config["gamma_initializer"] = gamma_initializer
+    return type(normalization).from_config(config)

@@ -7,7 +7,7 @@ demo: .venv/ready
 	$(BIN)/python -m examples.digits_demo
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check .

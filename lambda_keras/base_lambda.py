@@ -125,8 +125,9 @@ class BaseLambda(keras.layers.Layer):
         queries, keys, values = (
             flatten_grid(tensor) for tensor in (queries, keys, values)
         )
-        keys = ops.softmax(keys, axis=1)
-        content_lambda = functional.compute_content_lambda(keys, values)
+        content_lambda = functional.compute_content_lambda(
+            functional.normalize_keys(keys), values
+        )
         return functional.apply_content_lambda(queries, content_lambda)
 
     def compute_output_shape(self, input_shape):

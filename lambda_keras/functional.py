@@ -27,6 +27,21 @@ import math
 from keras import ops
 
 
+def normalize_keys(keys):
+    """Takes the softmax of the keys over the context.
+
+    Args:
+        keys: `(batch_size, context, intra_depth, key_dim)`.
+
+    Returns:
+        The same shape; each column sums to 1 over the context.
+    """
+    # `ops.softmax` warns of an axis of size 1; a grid of one position is fine.
+    peaks = ops.stop_gradient(ops.max(keys, axis=1, keepdims=True))
+    exponentials = ops.exp(keys - peaks)
+    return exponentials / ops.sum(exponentials, axis=1, keepdims=True)
+
+
 def compute_content_lambda(keys, values):
     """Sums the normalized keys times the values over the context.
 
@@ -89,21 +104,28 @@ def expand_offsets(table, grid):
         `(queries, context, intra_depth, key_dim)`, the paper's `E`: entry
         `(n, m)` is the table's entry for the offset `m - n`.
     """
-    rank = len(grid)
-    for axis, size in enumerate(grid):
+    *_, intra_depth, key_dim = table.shape
+    depth = intra_depth * key_dim
+    done = 1
+    for size in grid:
         # The row of query x is the table shifted by x. Laying the table down
         # `size` times with one blank between, then reading the same numbers
         # in rows one shorter, makes that shift without a gather.
-        table = ops.moveaxis(table, axis, 0)  # (2p - 1, ..., u, k)
-        table = ops.pad(table, [(0, 1)] + [(0, 0)] * (len(table.shape) - 1))
-        rest = tuple(table.shape[1:])
-        rows = ops.broadcast_to(table[None], (size, 2 * size, *rest))
-        rows = ops.reshape(rows, (2 * size * size, *rest))
-        rows = rows[size - 1 : 2 * size * size - 1]
-        rows = ops.reshape(rows, (size, 2 * size - 1, *rest))
-        table = ops.moveaxis(rows[:, :size], (0, 1), (axis, rank + axis))
-    positions = math.prod(grid)
-    return ops.reshape(table, (positions, positions, *table.shape[-2:]))
+        offsets = 2 * size - 1
+        table = ops.reshape(table, (done, offsets, -1))
+        rows = ops.transpose(table, (1, 0, 2))
+        rows = ops.reshape(rows, (offsets, -1))
+        rows = ops.pad(rows, [(0, 1), (0, 0)])
+        rows = ops.broadcast_to(rows, (size, *rows.shape))
+        rows = ops.reshape(rows, (size * (offsets + 1), -1))
+        rows = rows[size - 1 : size - 1 + size * offsets]
+        rows = ops.reshape(rows, (size, offsets, -1))[:, :size]
+        # From (query here, context here, queries before, offsets to do,
+        # contexts before, depth): few axes suit every converter.
+        rows = ops.reshape(rows, (size, size, done, -1, done, depth))
+        table = ops.transpose(rows, (2, 0, 3, 4, 1, 5))
+        done *= size
+    return ops.reshape(table, (done, done, intra_depth, key_dim))
 
 
 def apply_position_lambdas(queries, values, embeddings):

@@ -5,6 +5,7 @@ import functools
 import keras
 
 from lambda_keras import blocks
+from lambda_keras.base_lambda import check_positive_integers
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.normalization import standardize_normalization
 
@@ -23,6 +24,13 @@ _DEPTHS = {
     270: ((4, 29, 53, 4), (8, 16, 24, 32, 40, 48)),
     350: ((4, 36, 72, 4), (10, 20, 30, 40, 50, 60)),
     420: ((4, 44, 87, 4), (10, 20, 30, 40, 50, 60, 70, 80)),
+}
+
+_CHOICES = {
+    "depth": tuple(_DEPTHS),
+    "architecture": ("rs", "v1"),
+    "pooling": (None, "avg", "max"),
+    "stem_strides": (4, 2, 1),
 }
 
 
@@ -108,9 +116,22 @@ def build_lambda_resnet(
         - [Bello et al., 2021](https://arxiv.org/abs/2103.07579) (ResNet-RS)
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
     """
-    _check_arguments(
-        depth, input_shape, architecture, pooling, stem_strides, normalization
+    _check_choices(
+        depth=depth,
+        architecture=architecture,
+        pooling=pooling,
+        stem_strides=stem_strides,
     )
+    _check_sizes(input_shape, num_classes, width_multiplier)
+    _check_rates(
+        dropout_rate=dropout_rate, stochastic_depth_rate=stochastic_depth_rate
+    )
+    if standardize_normalization(normalization) is None:
+        raise ValueError(
+            "`normalization` must not be None, because the residual branches "
+            "of the network start at zero through it. "
+            "Received: normalization=None"
+        )
     placement = _place_lambda_layers(depth, layout, architecture)
     is_rs = architecture == "rs"
     if lambda_layer is None:
@@ -193,32 +214,36 @@ def _place_lambda_layers(depth, layout, architecture):
     ]
 
 
-def _check_arguments(
-    depth, input_shape, architecture, pooling, stem_strides, normalization
-):
-    choices = {
-        "depth": (depth, tuple(_DEPTHS)),
-        "architecture": (architecture, ("rs", "v1")),
-        "pooling": (pooling, (None, "avg", "max")),
-        "stem_strides": (stem_strides, (4, 2, 1)),
-    }
-    for argument, (value, allowed) in choices.items():
-        if value not in allowed:
+def _check_choices(**arguments):
+    for name, value in arguments.items():
+        if value not in _CHOICES[name]:
             raise ValueError(
-                f"`{argument}` must be one of {allowed}. "
-                f"Received: {argument}={value!r}"
+                f"`{name}` must be one of {_CHOICES[name]}. "
+                f"Received: {name}={value!r}"
             )
+
+
+def _check_sizes(input_shape, num_classes, width_multiplier):
     if len(input_shape) != 3 or input_shape[-1] is None:
         raise ValueError(
             "`input_shape` must be (height, width, channels) with a known "
             f"number of channels. Received: input_shape={input_shape}"
         )
-    if standardize_normalization(normalization) is None:
+    check_positive_integers(num_classes=num_classes)
+    if width_multiplier <= 0:
         raise ValueError(
-            "`normalization` must not be None, because the residual branches "
-            "of the network start at zero through it. "
-            "Received: normalization=None"
+            "`width_multiplier` must be positive. "
+            f"Received: width_multiplier={width_multiplier}"
         )
+
+
+def _check_rates(**rates):
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(
+                f"`{name}` must be at least 0 and below 1. "
+                f"Received: {name}={rate}"
+            )
 
 
 def _scale(filters, width_multiplier):

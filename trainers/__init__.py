@@ -1,0 +1,1 @@
+"""Programs that train lambda networks with TensorFlow."""

@@ -1,0 +1,99 @@
+"""Pictures of a run."""
+
+import csv
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import sklearn.metrics
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import PercentFormatter
+
+# Beyond so many classes, numbers and names in the cells are not legible.
+_MOST_LABELED_CLASSES = 30
+
+
+def plot_training_curves(
+    metrics_file: os.PathLike, picture_file: os.PathLike
+) -> None:
+    """Draws loss and accuracy by epoch, in training and in validation.
+
+    Args:
+        metrics_file: CSV file with a row for each epoch.
+        picture_file: PNG file to write.
+    """
+    with open(metrics_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, metric in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), strict=True
+    ):
+        for name, label in (
+            (metric, "training"),
+            (f"val_{metric}", "validation"),
+        ):
+            values = [float(row[name]) for row in rows]
+            # A point shows where a line has only one.
+            axes.plot(epochs, values, marker=".", label=label)
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _save(figure, picture_file)
+
+
+def plot_confusion_matrix(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    class_names: Sequence[str],
+    picture_file: os.PathLike,
+) -> None:
+    """Draws how often each class was taken for each other.
+
+    Args:
+        labels: `(examples,)`, the true classes.
+        predictions: `(examples,)`, the predicted classes.
+        class_names: the names of the classes.
+        picture_file: PNG file to write.
+    """
+    count = len(class_names)
+    matrix = sklearn.metrics.confusion_matrix(
+        labels, predictions, labels=range(count)
+    )
+    is_legible = count <= _MOST_LABELED_CLASSES
+    side = min(4 + 0.4 * count, 12)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    sklearn.metrics.ConfusionMatrixDisplay(
+        matrix, display_labels=class_names
+    ).plot(
+        ax=axes,
+        cmap="Blues",
+        include_values=is_legible,
+        values_format="d",
+        colorbar=not is_legible,
+    )
+    is_wordy = max(len(name) for name in class_names) > 2
+    axes.tick_params(axis="x", rotation=90 if is_wordy else 0)
+    if not is_legible:
+        axes.set(xticks=[], yticks=[])
+    accuracy = np.trace(matrix) / math.fsum(matrix.ravel())
+    axes.set(
+        title=f"{matrix.sum()} validation examples, {accuracy:.2%} correct",
+        xlabel="predicted class",
+        ylabel="true class",
+    )
+    _save(figure, picture_file)
+
+
+def _save(figure, picture_file):
+    picture_file = pathlib.Path(picture_file)
+    temporary = picture_file.with_suffix(".tmp")
+    figure.savefig(temporary, format="png", dpi=150)
+    os.replace(temporary, picture_file)

@@ -1,0 +1,172 @@
+"""Builds, trains and, after an interruption, goes on training a classifier."""
+
+import math
+import os
+import pathlib
+import sys
+
+import keras
+import tensorflow as tf
+
+from trainers import checkpointing
+from trainers import classifier
+from trainers import input_pipeline
+from trainers import plots
+from trainers import run_folder
+from trainers.datasets import ImageDataset
+from trainers.datasets import check_files
+from trainers.errors import UserError
+from trainers.recipes import Recipe
+
+CURVES_FILE = "training_curves.png"
+
+
+def make_model(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    strategy: tf.distribute.Strategy,
+) -> keras.Model:
+    """Builds and compiles a model on the devices of a strategy.
+
+    Raises:
+        UserError: If there is no such network, or the batch size fits neither
+            the data nor the devices.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size > dataset.train.size:
+        raise UserError(
+            f"--batch_size must be at most {dataset.train.size}, the number "
+            f"of training images. Received: --batch_size={recipe.batch_size}"
+        )
+    if recipe.batch_size % replicas:
+        raise UserError(
+            f"--batch_size must be divisible by {replicas}, the number of "
+            f"devices. Received: --batch_size={recipe.batch_size}"
+        )
+    try:
+        with strategy.scope():
+            model = classifier.build_classifier(
+                recipe,
+                channels=dataset.channels,
+                num_classes=len(dataset.class_names),
+                synchronized=replicas > 1,
+            )
+            classifier.compile_classifier(
+                model, recipe, steps_per_epoch=count_steps(recipe, dataset)
+            )
+    except ValueError as error:
+        raise UserError(f"There is no such network: {error}") from error
+    return model
+
+
+def count_steps(recipe: Recipe, dataset: ImageDataset) -> int:
+    """Returns the number of whole batches in an epoch."""
+    return dataset.train.size // recipe.batch_size
+
+
+def train(
+    model: keras.Model,
+    recipe: Recipe,
+    dataset: ImageDataset,
+    *,
+    model_dir: os.PathLike,
+    seed: int,
+) -> None:
+    """Trains a model, or goes on where training in the folder stopped.
+
+    Writes metadata.json, and after each epoch metrics.csv, events for
+    TensorBoard in logs, last.keras, best.keras and train_state.npz; at the
+    end training_curves.png.
+
+    Args:
+        model: what `make_model` returns.
+        recipe: names images and optimization.
+        dataset: what to train on.
+        model_dir: existing folder of the run.
+        seed: int. Decides the order of the images and their augmentation.
+
+    Raises:
+        UserError: If a file is damaged, or the loss is no longer finite.
+    """
+    model_dir = pathlib.Path(model_dir)
+    checkpoint = checkpointing.Checkpoint(model_dir)
+    with model.distribute_strategy.scope():
+        epochs_done = checkpoint.restore(model)
+    if epochs_done >= recipe.epochs:
+        print(f"All {recipe.epochs} epochs are done.")
+        return
+    if epochs_done:
+        print(f"Going on after epoch {epochs_done} of {recipe.epochs}.")
+    check_files(dataset)
+    checkpointing.drop_unfinished_metrics(model_dir, epochs_done)
+    run_folder.write_json(
+        model_dir / run_folder.METADATA_FILE,
+        {
+            "class_names": list(dataset.class_names),
+            "crop_fraction": recipe.crop_fraction,
+        },
+    )
+    metrics_file = model_dir / checkpointing.METRICS_FILE
+    callbacks = [
+        StopAtInfiniteLoss(),
+        keras.callbacks.TensorBoard(model_dir / "logs", write_graph=False),
+        keras.callbacks.CSVLogger(metrics_file, append=True),
+        checkpoint,
+    ]
+    _fit(model, recipe, dataset, callbacks, seed=seed, epochs_done=epochs_done)
+    plots.plot_training_curves(metrics_file, model_dir / CURVES_FILE)
+
+
+class StopAtInfiniteLoss(keras.callbacks.Callback):
+    """Stops training before weights that are not numbers are saved."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._check(logs["loss"])
+
+    def on_test_end(self, logs=None):
+        self._check(logs["loss"])
+
+    def _check(self, loss):
+        if not math.isfinite(loss):
+            raise UserError(
+                "The loss is no longer finite; try a smaller --learning_rate "
+                "in another --model_dir. The last whole epoch is kept."
+            )
+
+
+def _fit(model, recipe, dataset, callbacks, *, seed, epochs_done):
+    num_classes = len(dataset.class_names)
+    training_batches = input_pipeline.make_training_batches(
+        dataset.train,
+        num_classes=num_classes,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        augment=recipe.augment,
+        seed=seed,
+        epochs=recipe.epochs,
+        initial_epoch=epochs_done,
+    )
+    validation_batches = input_pipeline.make_evaluation_batches(
+        dataset.validation,
+        num_classes=num_classes,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        crop_fraction=recipe.crop_fraction,
+    )
+    try:
+        model.fit(
+            training_batches,
+            steps_per_epoch=count_steps(recipe, dataset),
+            initial_epoch=epochs_done,
+            epochs=recipe.epochs,
+            validation_data=validation_batches,
+            callbacks=callbacks,
+            # The batches are in their order already.
+            shuffle=False,
+            # A bar that moves, or in a log file a line an epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    finally:
+        # Keras leaves files open when it is interrupted.
+        for callback in callbacks:
+            callback.on_train_end()

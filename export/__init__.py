@@ -1,0 +1,1 @@
+"""Programs that deploy trained models, and that check what they wrote."""

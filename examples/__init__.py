@@ -1,0 +1,1 @@
+"""Complete stories, each in one command."""

@@ -1,0 +1,170 @@
+"""Writes and checks an export beside its place, then moves it there whole."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from export.classifier import Classifier
+from export.saved_model import write_saved_model
+from export.tflite import write_tflite
+from trainers.errors import UserError
+from trainers.preprocessing import prepare_image
+
+_FILES = {"saved_model", "model.tflite", "verification.json"}
+
+
+class VerificationError(Exception):
+    """What was written does not do what the Keras model does."""
+
+
+def export_classifier(
+    classifier: Classifier, export_dir: pathlib.Path
+) -> list[str]:
+    """Writes EXPORT_DIR/saved_model, model.tflite and verification.json.
+
+    An export that is there already is replaced once the new one has passed
+    its check, and stays as it is if anything fails.
+
+    Args:
+        classifier: what to export.
+        export_dir: folder to make or, if it holds an export, to replace.
+
+    Returns:
+        The names of the TensorFlow Lite operators in use.
+
+    Raises:
+        UserError: If the folder holds something else or cannot be made.
+        VerificationError: If the export and Keras disagree.
+    """
+    check_export_dir(export_dir)
+    # In the same folder, hence on the same disk, so that it can be renamed.
+    staging = export_dir.with_name(f".{export_dir.name}.new-{os.getpid()}")
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--export_dir cannot be made: {error}") from error
+    try:
+        write_saved_model(classifier, staging / "saved_model")
+        operators = write_tflite(classifier, staging / "model.tflite")
+        _verify(classifier, staging)
+        _replace_folder(staging, export_dir)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return operators
+
+
+def check_export_dir(export_dir: pathlib.Path) -> None:
+    """Raises a `UserError` if replacing a folder would lose something."""
+    if not export_dir.exists():
+        return
+    if not export_dir.is_dir():
+        raise UserError(
+            f"--export_dir must be a folder. Received: {export_dir}"
+        )
+    others = {path.name for path in export_dir.iterdir()} - _FILES
+    if others:
+        raise UserError(
+            "--export_dir must be new, empty or an earlier export, because it "
+            f"is replaced. Received: {export_dir}, which holds "
+            f"{', '.join(sorted(others))}"
+        )
+
+
+def format_table(export_dir: pathlib.Path) -> str:
+    """Returns a table of an export's files, sizes and differences.
+
+    Args:
+        export_dir: an export that has passed its check.
+    """
+    report = json.loads((export_dir / "verification.json").read_text())
+    lines = [
+        f"{'':26}{'size':>9}{'max |difference|':>19}{'same top class':>17}"
+    ]
+    for name, row in report.items():
+        size = _measure_size(export_dir / name.partition(",")[0])
+        lines.append(
+            f"{name:26}{size / 1e6:6.2f} MB"
+            f"{row['max_difference']:19.1e}{row['top1_agreement']:17.0%}"
+        )
+    return "\n".join(lines)
+
+
+def make_examples(image_size: int, channels: int) -> np.ndarray:
+    """Makes images that look unlike each other to a network.
+
+    Args:
+        image_size: the network's input size. The images are larger and not
+            square, so that cropping and resizing are tested too.
+        channels: number of channels.
+
+    Returns:
+        uint8, `(16, height, width, channels)`: noise, then smooth patterns.
+    """
+    random = np.random.default_rng(0)
+    height, width = image_size * 5 // 4 + 1, image_size * 3 // 2 + 1
+    noise = random.integers(0, 256, (8, height, width, channels))
+    coarse = random.uniform(-64, 320, (8, 4, 4, channels))
+    smooth = tf.image.resize(coarse, (height, width), method="bicubic")
+    return np.concatenate([noise, np.clip(smooth, 0, 255)]).astype("uint8")
+
+
+def compute_expected(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """Returns what Keras says of uint8 images: `(examples, classes)`."""
+    prepared = [
+        prepare_image(image, classifier.image_size, classifier.crop_fraction)
+        for image in images
+    ]
+    return classifier.model.predict(np.stack(prepared), verbose=0)
+
+
+def _verify(classifier, export_dir):
+    images = make_examples(classifier.image_size, classifier.channels)
+    with tempfile.TemporaryDirectory() as folder:
+        examples = pathlib.Path(folder) / "examples.npz"
+        np.savez(
+            examples,
+            images=images,
+            probabilities=compute_expected(classifier, images),
+        )
+        # A process that never knew the model sees only what was written.
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "export.verify_export",
+                f"--export_dir={export_dir}",
+                f"--examples={examples}",
+            ],
+            # Float32 on a GPU is rounded to TensorFloat-32.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+    if result.returncode:
+        raise VerificationError(f"{result.stdout}{result.stderr}".strip())
+
+
+def _replace_folder(new, target):
+    if not target.exists():
+        new.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def _measure_size(path):
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,82 @@
+"""What several test files share: one small network, exported once."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import lambda_keras
+
+CLASS_NAMES = [f"class {letter}" for letter in "abcdefghij"]
+
+
+def build_small_model():
+    """Returns a digit classifier as training saves it: pixels -> logits.
+
+    Its logits differ between classes and images as those of a trained network
+    do; a new network's would all be about zero.
+    """
+    # One step in training mode then sets the statistics.
+    normalization = keras.layers.BatchNormalization(momentum=0.0)
+    network = lambda_keras.build_lambda_resnet(
+        26,
+        (16, 16, 1),
+        10,
+        width_multiplier=1 / 8,
+        stem_strides=1,
+        lambda_layer=lambda filters: lambda_keras.LambdaConv(
+            filters, scope_size=7, key_dim=4, normalization=normalization
+        ),
+        normalization=normalization,
+        classifier_activation=None,
+    )
+    inputs = keras.Input((16, 16, 1))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    model = keras.Model(inputs, network(x))
+    random = np.random.default_rng(1)
+    for weight in network.weights:
+        *fan_in, _ = weight.shape
+        if fan_in:
+            scale = np.prod(fan_in) ** -0.5
+            weight.assign(random.normal(0, scale, weight.shape))
+        else:
+            # The scales among them, of which the blocks' last start at zero.
+            weight.assign(random.uniform(0.5, 1.5, weight.shape))
+    images = random.uniform(0, 255, (32, 16, 16, 1))
+    model(images, training=True)
+    logits = model.predict(images, verbose=0)
+    head = network.get_layer("predictions")
+    head.bias.assign(head.bias - logits.mean(axis=0))
+    scale = 2 / logits.std(axis=0).mean()
+    head.kernel.assign(head.kernel * scale)
+    head.bias.assign(head.bias * scale)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory) -> pathlib.Path:
+    """A folder as training leaves it: best.keras and metadata.json."""
+    folder = tmp_path_factory.mktemp("model_dir")
+    build_small_model().save(folder / "best.keras")
+    metadata = {"class_names": CLASS_NAMES, "crop_fraction": 0.875}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def export_dir(model_dir) -> pathlib.Path:
+    """What `export.export_model` makes of `model_dir`."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "export.export_model",
+            f"--model={model_dir / 'best.keras'}",
+        ],
+        check=True,
+    )
+    return model_dir / "export"

@@ -4,6 +4,7 @@ from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.lambda_layer import LambdaLayer
 from lambda_keras.lambda_resnet import build_lambda_resnet
 from lambda_keras.position_embeddings import PositionEmbeddings
+from lambda_keras.position_embeddings import resize_position_embeddings
 
 __version__ = "0.1.0"
 
@@ -12,4 +13,5 @@ __all__ = [
     "LambdaLayer",
     "PositionEmbeddings",
     "build_lambda_resnet",
+    "resize_position_embeddings",
 ]

@@ -9,11 +9,14 @@ import numpy as np
 from keras import ops
 
 from lambda_keras import functional
+from lambda_keras.checks import check_choice
+from lambda_keras.checks import check_divisible
+from lambda_keras.checks import check_input_shape
+from lambda_keras.checks import check_positive_integers
+from lambda_keras.checks import check_relation
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
-
-_KEY_NORMALIZATIONS = ("softmax", "l2", None)
 
 
 class Visibility(NamedTuple):
@@ -63,24 +66,23 @@ class BaseLambda(keras.layers.Layer):
             intra_depth=intra_depth,
             num_key_value_heads=num_key_value_heads,
         )
-        if filters % num_heads:
-            raise ValueError(
-                "`filters` must be divisible by `num_heads`, because each head "
-                "returns `filters / num_heads` of the output channels. "
-                f"Received: filters={filters}, num_heads={num_heads}"
-            )
-        if num_heads % num_key_value_heads:
-            raise ValueError(
-                "`num_heads` must be divisible by `num_key_value_heads`, "
-                "because as many queries share each lambda. Received: "
-                f"num_heads={num_heads}, "
-                f"num_key_value_heads={num_key_value_heads}"
-            )
-        if key_normalization not in _KEY_NORMALIZATIONS:
-            raise ValueError(
-                f"`key_normalization` must be one of {_KEY_NORMALIZATIONS}. "
-                f"Received: key_normalization={key_normalization!r}"
-            )
+        check_divisible(
+            "filters",
+            filters,
+            "num_heads",
+            num_heads,
+            "each head returns `filters / num_heads` of the output channels",
+        )
+        check_divisible(
+            "num_heads",
+            num_heads,
+            "num_key_value_heads",
+            num_key_value_heads,
+            "as many queries share each lambda",
+        )
+        check_choice(
+            "key_normalization", key_normalization, ("softmax", "l2", None)
+        )
         if not (use_content or use_position):
             raise ValueError(
                 "A lambda is made of content, of positions or of both. "
@@ -117,13 +119,13 @@ class BaseLambda(keras.layers.Layer):
 
     def build(self, inputs_shape, context_shape=None):
         context_shape = inputs_shape if context_shape is None else context_shape
-        _check_shape("inputs", inputs_shape)
-        _check_shape("context", context_shape)
+        check_input_shape("inputs", inputs_shape)
+        check_input_shape("context", context_shape)
         _, *query_grid, channels = inputs_shape
         self._grid = tuple(query_grid)
         _, *context_grid, context_channels = context_shape
         if self.use_position:
-            _check_relation(query_grid, context_grid, self._strides)
+            check_relation(query_grid, context_grid, self._strides)
             self.position_embeddings.build_for(
                 (
                     *self.count_offsets(query_grid, context_grid),
@@ -269,13 +271,14 @@ class BaseLambda(keras.layers.Layer):
             )
         groups = (self.num_key_value_heads, self.intra_depth)
         depths = (*groups, self.key_dim)
+        columns = math.prod(depths)
         key_window = 0 if self.content_reach() is None else self._window()
         # Keys before the first step weigh nothing.
         empty = functional.LOWEST if self.key_normalization == "softmax" else 0
         return (
-            functional.LOWEST * ops.ones((batch_size, *depths, 1)),
-            ops.zeros((batch_size, *depths, 1)),
-            ops.zeros((batch_size, *depths, self.value_dim)),
+            functional.LOWEST * ops.ones((batch_size, 1, columns, 1)),
+            ops.zeros((batch_size, 1, columns, 1)),
+            ops.zeros((batch_size, 1, columns, self.value_dim)),
             empty * ops.ones((batch_size, key_window, *depths)),
             ops.zeros((batch_size, self._window(), *groups, self.value_dim)),
         )
@@ -460,24 +463,24 @@ class BaseLambda(keras.layers.Layer):
 
     def _apply_running_content(self, queries, keys, values, visibility):
         reach = self.content_reach()
-        grid = values.shape[1:-3]
         padding = visibility.padding
         if reach is None:
-            keys, values = flatten_grid(keys), flatten_grid(values)
-        elif padding is not None:
+            return functional.apply_causal_content(
+                *map(flatten_grid, (queries, keys, values)),
+                self.key_normalization,
+                padding,
+            )
+        grid = values.shape[1:-3]
+        if padding is not None:
             padding = ops.reshape(padding, (-1, *grid))
         sums = functional.start_sums(
             keys, values, self.key_normalization, padding
         )
-        if reach is None:
-            sums = functional.accumulate_sums(sums)
-        else:
-            after = 0 if visibility.causal else reach
-            for axis in range(1, 1 + len(grid)):
-                sums = functional.slide_sums(sums, axis, reach, after)
-        lambdas = functional.finish_sums(sums, self.key_normalization)
-        lambdas = ops.reshape(
-            lambdas, (-1, math.prod(grid), *lambdas.shape[-3:])
+        after = 0 if visibility.causal else reach
+        for axis in range(1, 1 + len(grid)):
+            sums = functional.slide_sums(sums, axis, reach, after)
+        lambdas = functional.finish_sums(
+            sums, self.key_normalization, keys.shape[-3:]
         )
         return functional.apply_lambdas(flatten_grid(queries), lambdas)
 
@@ -548,11 +551,12 @@ class BaseLambda(keras.layers.Layer):
         if self.content_reach() is not None:
             keys = functional.normalize_keys(past_keys, self.key_normalization)
             return sums, functional.compute_content_lambda(keys, past_values)
-        here = functional.start_sums(
-            keys[:, 0], values[:, 0], self.key_normalization
-        )
+        here = functional.start_sums(keys, values, self.key_normalization)
         sums = functional.merge_sums(functional.RunningSums(*sums), here)
-        return sums, functional.finish_sums(sums, self.key_normalization)
+        lambdas = functional.finish_sums(
+            sums, self.key_normalization, keys.shape[-3:]
+        )
+        return sums, lambdas[:, 0]
 
 
 def _push(past, newest):
@@ -582,31 +586,6 @@ def flatten_mask(mask, grids):
     return ops.reshape(mask, (shape[0], *sizes))
 
 
-def check_positive_integers(**sizes):
-    """Raises a `ValueError` for the first size that is no positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. "
-                f"Received: {name}={size!r}"
-            )
-
-
-def _check_shape(name, shape):
-    if not 3 <= len(shape) <= 5:
-        raise ValueError(
-            "Lambda layers take sequences, images or volumes: 3, 4 or 5 axes "
-            "with the batch first and the channels last. "
-            f"Received: {name} of shape {tuple(shape)}"
-        )
-    if shape[-1] is None:
-        raise ValueError(
-            f"The last axis of the {name} must have a known size, because the "
-            "projections have a weight for each channel. "
-            f"Received: {name} of shape {tuple(shape)}"
-        )
-
-
 def _find_strides(context_scale):
     if context_scale >= 1 and context_scale == int(context_scale):
         return functional.Strides(query=int(context_scale), context=1)
@@ -618,21 +597,3 @@ def _find_strides(context_scale):
         "because the positions of one grid must lie on the other's. "
         f"Received: context_scale={context_scale}"
     )
-
-
-def _check_relation(query_grid, context_grid, strides):
-    related = len(query_grid) == len(context_grid) and all(
-        queries is None
-        or contexts is None
-        or queries * strides.query == contexts * strides.context
-        for queries, contexts in zip(query_grid, context_grid, strict=True)
-    )
-    if not related:
-        raise ValueError(
-            "Position lambdas need a relation between the positions of the "
-            "inputs and those of the context: the context's grid must be "
-            "`context_scale` times as large as that of the inputs. Without a "
-            "relation, set `use_position=False`. Received: grids "
-            f"{tuple(query_grid)} and {tuple(context_grid)}, context_scale="
-            f"{strides.query / strides.context:g}"
-        )

@@ -6,8 +6,8 @@ import keras
 
 from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
-from lambda_keras.base_lambda import check_positive_integers
 from lambda_keras.base_lambda import flatten_grid
+from lambda_keras.checks import check_positive_integers
 
 # Above this many numbers in the expanded embeddings (64 MiB in float32), the
 # convolution is used.

@@ -1,6 +1,9 @@
 """PositionEmbeddings: the relative embeddings of one layer or of many."""
 
 import keras
+import numpy as np
+
+from lambda_keras.checks import check_choice
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -46,9 +49,6 @@ class PositionEmbeddings(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, inputs):
-        return inputs
-
     def build_for(self, table_shape):
         """Builds the table, or checks that it has the shape that it needs."""
         table_shape = tuple(table_shape)
@@ -62,3 +62,63 @@ class PositionEmbeddings(keras.layers.Layer):
                 f"Received: a table of shape {tuple(self.table.shape)} for a "
                 f"layer that needs {table_shape}"
             )
+
+
+def resize_position_embeddings(table, scopes, method="extend"):
+    """Makes a table of embeddings for another grid out of a learned one.
+
+    Args:
+        table: array, `(scope_1, ..., groups, intra_depth, key_dim)`. The
+            scopes are odd; the middle of each axis is the offset 0.
+        scopes: odd numbers of offsets that are wanted, one an axis: `2 * size
+            - 1` for the `LambdaLayer` of a grid.
+        method: `"extend"` keeps each offset that exists in both, in pixels,
+            and gives those beyond the learned ones the value of the nearest.
+            `"interpolate"` stretches the table over the new scopes, so that an
+            offset stands for the same part of the image; in between it is
+            linear. Defaults to `"extend"`.
+
+    Returns:
+        NumPy array, `(*scopes, groups, intra_depth, key_dim)`.
+
+    Raises:
+        ValueError: If a scope is even, if the table has another number of
+            axes, or if there is no such method.
+
+    Example:
+
+    >>> table = np.random.rand(27, 27, 1, 1, 16)  # learned at 14x14
+    >>> print(lambda_keras.resize_position_embeddings(table, (31, 31)).shape)
+    (31, 31, 1, 1, 16)
+    """
+    check_choice("method", method, ("extend", "interpolate"))
+    table, scopes = np.asarray(table), tuple(scopes)
+    learned = table.shape[:-3]
+    if len(learned) != len(scopes) or not all(
+        scope % 2 for scope in (*learned, *scopes)
+    ):
+        raise ValueError(
+            "`scopes` must be as many odd numbers as the table has axes of "
+            "offsets, because its middle is the offset 0. "
+            f"Received: a table of shape {table.shape}, scopes={scopes}"
+        )
+    resize = _extend_axis if method == "extend" else _interpolate_axis
+    for axis, scope in enumerate(scopes):
+        table = np.moveaxis(resize(np.moveaxis(table, axis, 0), scope), 0, axis)
+    return table
+
+
+def _extend_axis(table, scope):
+    wanted = np.arange(scope) - scope // 2 + len(table) // 2
+    return table[np.clip(wanted, 0, len(table) - 1)]
+
+
+def _interpolate_axis(table, scope):
+    wanted = np.linspace(0, len(table) - 1, scope)
+    if scope == 1:
+        wanted = np.array([len(table) // 2])
+    below = np.floor(wanted).astype(int)
+    above = np.minimum(below + 1, len(table) - 1)
+    share = (wanted - below).reshape(-1, *[1] * (table.ndim - 1))
+    mixed = table[below] * (1 - share) + table[above] * share
+    return mixed.astype(table.dtype)

@@ -248,7 +248,12 @@ def test_context_without_relation_matches_reference():
 
 def test_masks_of_keras_reach_the_layer_and_go_on():
     tokens = np.array([[3, 1, 4, 1, 5, 0, 0], [2, 7, 1, 0, 0, 0, 0]])
-    embedded = keras.layers.Embedding(11, CHANNELS, mask_zero=True)(tokens)
+    embedded = keras.layers.Embedding(
+        11, CHANNELS, embeddings_initializer="normal", mask_zero=True
+    )
+    embedded.build()
+    reference.randomize_weights(embedded)
+    embedded = embedded(tokens)
     layer = build_layer(make_layer(), (7,))
     outputs = layer(embedded)
     assert_close(

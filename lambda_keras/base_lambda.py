@@ -1,21 +1,45 @@
-"""What LambdaLayer and LambdaConv share: projections, norms and content."""
+"""What LambdaLayer and LambdaConv share: projections, norms, masks, content."""
 
 import math
+from typing import Any
+from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from lambda_keras import functional
+from lambda_keras.checks import check_choice
+from lambda_keras.checks import check_divisible
+from lambda_keras.checks import check_input_shape
+from lambda_keras.checks import check_positive_integers
+from lambda_keras.checks import check_relation
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
+from lambda_keras.position_embeddings import PositionEmbeddings
+
+
+class Visibility(NamedTuple):
+    """Which context positions a query sees.
+
+    Attributes:
+        padding: bools `(b, m)`, or `None` where no position is hidden.
+        pairs: bools `(b, n, m)`, or `None` where queries do not differ.
+        causal: whether a query sees positions up to its own only.
+    """
+
+    padding: Any
+    pairs: Any
+    causal: bool
 
 
 class BaseLambda(keras.layers.Layer):
     """Projects its inputs and applies content and position lambdas.
 
-    A subclass says over which offsets the position lambdas reach
-    (`position_scopes`) and how they are applied (`apply_positions`).
-    `LambdaLayer` documents the arguments.
+    A subclass says how many offsets its embeddings have (`count_offsets`) and
+    how they become one a pair of positions (`expand_table`); it may also say
+    how far content is seen (`content_reach`) and how position lambdas are
+    applied (`apply_positions`). `LambdaLayer` documents the arguments.
     """
 
     def __init__(
@@ -24,7 +48,14 @@ class BaseLambda(keras.layers.Layer):
         num_heads=4,
         key_dim=16,
         intra_depth=1,
+        *,
+        num_key_value_heads=1,
+        use_content=True,
+        use_position=True,
+        key_normalization="softmax",
         normalization="batch",
+        context_scale=1,
+        position_embeddings=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -33,33 +64,75 @@ class BaseLambda(keras.layers.Layer):
             num_heads=num_heads,
             key_dim=key_dim,
             intra_depth=intra_depth,
+            num_key_value_heads=num_key_value_heads,
         )
-        if filters % num_heads:
+        check_divisible(
+            "filters",
+            filters,
+            "num_heads",
+            num_heads,
+            "each head returns `filters / num_heads` of the output channels",
+        )
+        check_divisible(
+            "num_heads",
+            num_heads,
+            "num_key_value_heads",
+            num_key_value_heads,
+            "as many queries share each lambda",
+        )
+        check_choice(
+            "key_normalization", key_normalization, ("softmax", "l2", None)
+        )
+        if not (use_content or use_position):
             raise ValueError(
-                "`filters` must be divisible by `num_heads`, because each head "
-                "returns `filters / num_heads` of the output channels. "
-                f"Received: filters={filters}, num_heads={num_heads}"
+                "A lambda is made of content, of positions or of both. "
+                "Received: use_content=False, use_position=False"
+            )
+        if position_embeddings is not None and not use_position:
+            raise ValueError(
+                "`position_embeddings` needs `use_position=True`. "
+                "Received: use_position=False"
             )
         self.filters = filters
         self.num_heads = num_heads
         self.key_dim = key_dim
         self.intra_depth = intra_depth
+        self.num_key_value_heads = num_key_value_heads
+        self.use_content = use_content
+        self.use_position = use_position
+        self.key_normalization = key_normalization
         self.normalization = standardize_normalization(normalization)
+        self.context_scale = context_scale
         self.value_dim = filters // num_heads
-
-    def build(self, input_shape):
-        _, *grid, channels = input_shape
-        if not 1 <= len(grid) <= 3:
-            raise ValueError(
-                f"`{type(self).__name__}` takes sequences, images or volumes: "
-                "3, 4 or 5 axes with the batch first and the channels last. "
-                f"Received: input_shape={tuple(input_shape)}"
+        self.supports_masking = True
+        self._strides = _find_strides(context_scale)
+        self._embeddings_are_given = position_embeddings is not None
+        if isinstance(position_embeddings, dict):
+            position_embeddings = keras.saving.deserialize_keras_object(
+                position_embeddings
             )
-        if channels is None:
-            raise ValueError(
-                "The last axis of the inputs must have a known size, because "
-                "the projections have a weight for each channel. "
-                f"Received: input_shape={tuple(input_shape)}"
+        self.position_embeddings = position_embeddings
+        if use_position and position_embeddings is None:
+            self.position_embeddings = PositionEmbeddings(
+                name="position_embeddings", dtype=self.dtype_policy
+            )
+
+    def build(self, inputs_shape, context_shape=None):
+        context_shape = inputs_shape if context_shape is None else context_shape
+        check_input_shape("inputs", inputs_shape)
+        check_input_shape("context", context_shape)
+        _, *query_grid, channels = inputs_shape
+        self._grid = tuple(query_grid)
+        _, *context_grid, context_channels = context_shape
+        if self.use_position:
+            check_relation(query_grid, context_grid, self._strides)
+            self.position_embeddings.build_for(
+                (
+                    *self.count_offsets(query_grid, context_grid),
+                    self.num_key_value_heads,
+                    self.intra_depth,
+                    self.key_dim,
+                )
             )
         # Bello, 2021, section 3: attention's scale of 1/sqrt(key_dim) stands
         # in the initializer of the queries, not in the forward pass.
@@ -68,82 +141,215 @@ class BaseLambda(keras.layers.Layer):
             self.num_heads * self.key_dim,
             stddev=(self.key_dim * channels) ** -0.5,
         )
-        self.key = self._make_projection(
-            "key", self.intra_depth * self.key_dim, stddev=channels**-0.5
-        )
+        pairs = self.num_key_value_heads * self.intra_depth
         self.value = self._make_projection(
-            "value", self.intra_depth * self.value_dim, stddev=channels**-0.5
+            "value", pairs * self.value_dim, stddev=context_channels**-0.5
         )
         self.query_normalization = self._make_normalization("query")
         self.value_normalization = self._make_normalization("value")
-        for layer in (self.query, self.key, self.value):
-            layer.build(input_shape)
-        for projection, normalization in (
-            (self.query, self.query_normalization),
-            (self.value, self.value_normalization),
-        ):
-            normalization.build((*input_shape[:-1], projection.units))
-        self.position_embeddings = self.add_weight(
-            name="position_embeddings",
-            shape=(
-                *self.position_scopes(grid),
-                self.intra_depth,
-                self.key_dim,
-            ),
-            initializer=keras.initializers.RandomNormal(stddev=1.0),
-            # Lambdas are summed in float32 also under mixed precision.
-            autocast=False,
-        )
+        self.query.build(inputs_shape)
+        self.query_normalization.build((*inputs_shape[:-1], self.query.units))
+        self.value.build(context_shape)
+        self.value_normalization.build((*context_shape[:-1], self.value.units))
+        if self.use_content:
+            self.key = self._make_projection(
+                "key", pairs * self.key_dim, stddev=context_channels**-0.5
+            )
+            self.key.build(context_shape)
 
-    def call(self, inputs, training=None):
-        grid = ops.shape(inputs)[1:-1]
-        queries = self.query_normalization(
-            self.query(inputs), training=training
-        )
-        keys = self.key(inputs)
-        values = self.value_normalization(self.value(inputs), training=training)
+    def call(
+        self,
+        inputs,
+        context=None,
+        mask=None,
+        inputs_mask=None,
+        context_mask=None,
+        use_causal_mask=False,
+        training=None,
+    ):
+        padding, pairs = self._tell_masks_apart(inputs, mask)
+        padding = inputs_mask if padding is None else padding
+        if context is None:
+            context, context_mask = inputs, padding
+        queries = self._project_queries(inputs, padding, training)
+        keys, values = self._project_context(context, context_mask, training)
+        self._check_causal(use_causal_mask, queries, values)
+        if context_mask is not None:
+            context_mask = ops.cast(flatten_mask(context_mask, 1), "bool")
+        visibility = Visibility(context_mask, pairs, use_causal_mask)
 
-        queries = self._split(queries, grid, self.num_heads, self.key_dim)
-        keys = self._split(keys, grid, self.intra_depth, self.key_dim)
-        values = self._split(values, grid, self.intra_depth, self.value_dim)
+        outputs = 0.0
+        if self.use_content:
+            outputs = self._apply_content(queries, keys, values, visibility)
+        if self.use_position:
+            outputs = outputs + self._apply_positions(
+                queries, values, visibility
+            )
+        shape = (-1, *ops.shape(inputs)[1:-1], self.filters)
+        return self._cast_outputs(ops.reshape(outputs, shape))
 
-        outputs = self.apply_content(queries, keys, values)
-        outputs = outputs + self.apply_positions(queries, values)
-        outputs = ops.reshape(outputs, (-1, *grid, self.filters))
-        return ops.cast(outputs, self.compute_dtype)
-
-    def position_scopes(self, grid):
+    def count_offsets(self, query_grid, context_grid):
         """Returns the number of offsets on each axis of the grid."""
         raise NotImplementedError
 
-    def apply_positions(self, queries, values):
-        """Applies the position lambdas to the queries."""
+    def content_reach(self):
+        """Returns how far content is seen on each axis; `None` everywhere."""
+        return None
+
+    def expand_table(self, table, query_grid, context_grid):
+        """Returns one embedding a pair of positions, `(n, m, g, u, k)`."""
         raise NotImplementedError
 
-    def apply_content(self, queries, keys, values):
-        """Applies the content lambda, one an example, to the queries."""
-        queries, keys, values = (
-            flatten_grid(tensor) for tensor in (queries, keys, values)
-        )
-        content_lambda = functional.compute_content_lambda(
-            functional.normalize_keys(keys), values
-        )
-        return functional.apply_content_lambda(queries, content_lambda)
+    def apply_positions(self, queries, values, table):
+        """Applies position lambdas that hide nothing.
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.filters)
+        Args:
+            queries: `(b, ..., g, j, k)`.
+            values: `(b, ..., g, u, v)`.
+            table: `(scope_1, ..., g, u, k)`.
+
+        Returns:
+            `(b, n, g, j, v)`.
+        """
+        weights = self._compute_position_weights(queries, values, table)
+        return functional.apply_weights(weights, flatten_grid(values))
+
+    def compute_weights(self, inputs, context=None, use_causal_mask=False):
+        """Computes how much of each value each query takes, in inference.
+
+        The outputs of a head are the values times the sum of both kinds of
+        weights, summed over the context and the intra-depth. For looking into
+        a layer: time and memory grow with the product of the numbers of
+        positions.
+
+        Args:
+            inputs: as in the call.
+            context: as in the call.
+            use_causal_mask: as in the call.
+
+        Returns:
+            The weights of the content and those of the positions, each
+            `(batch_size, queries, num_heads, context, intra_depth)` with the
+            positions in row-major order, or `None` where the layer does not
+            use them.
+        """
+        context = inputs if context is None else context
+        visibility = Visibility(None, None, use_causal_mask)
+        queries = self._project_queries(inputs, None, False)
+        keys, values = self._project_context(context, None, False)
+        content = positions = None
+        if self.use_content:
+            content = self._order_weights(
+                self._compute_content_weights(queries, keys, visibility)
+            )
+        if self.use_position:
+            positions = self._order_weights(
+                self._compute_position_weights(
+                    queries, values, self._read_table(use_causal_mask)
+                )
+            )
+        return content, positions
+
+    def get_initial_state(self, batch_size=1):
+        """Returns the state before the first step of a sequence.
+
+        Args:
+            batch_size: int. Number of sequences.
+
+        Returns:
+            The state that `step` takes, a tuple of tensors whose size does
+            not grow with the steps.
+
+        Raises:
+            ValueError: If the layer is not built on sequences.
+        """
+        if not self.built or len(self._grid) != 1:
+            raise ValueError(
+                "A sequence goes through step by step only in a layer built "
+                "on inputs of shape (batch_size, length, channels). "
+                f"Received: built={self.built}, grid={self._grid}"
+            )
+        groups = (self.num_key_value_heads, self.intra_depth)
+        depths = (*groups, self.key_dim)
+        columns = math.prod(depths)
+        key_window = 0 if self.content_reach() is None else self._window()
+        # Keys before the first step weigh nothing.
+        empty = functional.LOWEST if self.key_normalization == "softmax" else 0
+        return (
+            functional.LOWEST * ops.ones((batch_size, 1, columns, 1)),
+            ops.zeros((batch_size, 1, columns, 1)),
+            ops.zeros((batch_size, 1, columns, self.value_dim)),
+            empty * ops.ones((batch_size, key_window, *depths)),
+            ops.zeros((batch_size, self._window(), *groups, self.value_dim)),
+        )
+
+    def step(self, inputs, state):
+        """Takes one step of a causal sequence, in inference.
+
+        The outputs of the steps are those of a call on the whole sequence with
+        `use_causal_mask=True`. The cost of a step does not depend on how many
+        went before.
+
+        Args:
+            inputs: `(batch_size, channels)`.
+            state: what `get_initial_state` or the step before returned.
+
+        Returns:
+            Outputs `(batch_size, filters)` and the next state.
+        """
+        *sums, past_keys, past_values = state
+        inputs = ops.expand_dims(inputs, 1)
+        queries = self._project_queries(inputs, None, False)
+        keys, values = self._project_context(inputs, None, False)
+        past_values = _push(past_values, values)
+        outputs = 0.0
+        if self.use_content:
+            past_keys = _push(past_keys, keys)
+            sums, content_lambda = self._step_content(
+                sums, keys, values, past_keys, past_values
+            )
+            outputs = functional.apply_content_lambda(queries, content_lambda)
+        if self.use_position:
+            table = self._read_table(causal=False)[: self._window()]
+            weights = functional.compute_position_weights(queries, table[None])
+            outputs = outputs + functional.apply_weights(weights, past_values)
+        outputs = ops.reshape(outputs, (-1, self.filters))
+        return self._cast_outputs(outputs), (*sums, past_keys, past_values)
+
+    def compute_mask(self, inputs, previous_mask):
+        # A mask of pairs says nothing about which outputs are real.
+        is_padding = (
+            previous_mask is not None
+            and len(previous_mask.shape) == len(inputs.shape) - 1
+        )
+        return previous_mask if is_padding else None
+
+    def compute_output_shape(self, inputs_shape, context_shape=None):
+        return (*inputs_shape[:-1], self.filters)
 
     def get_config(self):
+        serialize = keras.saving.serialize_keras_object
         normalization = self.normalization
         if isinstance(normalization, keras.layers.Layer):
-            normalization = keras.saving.serialize_keras_object(normalization)
+            normalization = serialize(normalization)
+        embeddings = None
+        if self._embeddings_are_given:
+            embeddings = serialize(self.position_embeddings)
+            # Keras then gives all layers of a saved model one object again.
+            embeddings["shared_object_id"] = id(self.position_embeddings)
         return {
             **super().get_config(),
             "filters": self.filters,
             "num_heads": self.num_heads,
             "key_dim": self.key_dim,
             "intra_depth": self.intra_depth,
+            "num_key_value_heads": self.num_key_value_heads,
+            "use_content": self.use_content,
+            "use_position": self.use_position,
+            "key_normalization": self.key_normalization,
             "normalization": normalization,
+            "context_scale": self.context_scale,
+            "position_embeddings": embeddings,
         }
 
     def _make_projection(self, name, units, stddev):
@@ -162,27 +368,232 @@ class BaseLambda(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def _split(self, tensor, grid, groups, depth):
-        tensor = ops.reshape(tensor, (-1, *grid, groups, depth))
+    def _project_queries(self, inputs, mask, training):
+        queries = self._normalize(
+            self.query_normalization, self.query(inputs), mask, training
+        )
+        shared = self.num_heads // self.num_key_value_heads
+        return self._split(queries, (shared, self.key_dim))
+
+    def _project_context(self, context, mask, training):
+        values = self._normalize(
+            self.value_normalization, self.value(context), mask, training
+        )
+        values = self._split(values, (self.intra_depth, self.value_dim))
+        if not self.use_content:
+            return None, values
+        keys = self._split(self.key(context), (self.intra_depth, self.key_dim))
+        return keys, values
+
+    def _normalize(self, normalization, tensor, mask, training):
+        if isinstance(normalization, keras.layers.BatchNormalization):
+            return normalization(tensor, training=training, mask=mask)
+        return normalization(tensor, training=training)
+
+    def _split(self, tensor, depths):
+        grid = ops.shape(tensor)[1:-1]
+        groups = self.num_key_value_heads
+        tensor = ops.reshape(tensor, (-1, *grid, groups, *depths))
         # Half precision holds neither a softmax over many positions nor a sum
         # over them.
         dtype = keras.backend.result_type(tensor.dtype, "float32")
         return ops.cast(tensor, dtype)
 
+    def _cast_outputs(self, outputs):
+        if self.compute_dtype == "float16":
+            largest = float(np.finfo("float16").max)
+            outputs = ops.clip(outputs, -largest, largest)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _tell_masks_apart(self, inputs, mask):
+        """Returns the mask as one of padding or one of pairs, else `None`."""
+        if mask is None:
+            return None, None
+        rank = len(inputs.shape) - 2
+        if len(mask.shape) == 1 + rank:
+            return mask, None
+        if len(mask.shape) == 1 + 2 * rank:
+            return None, ops.cast(flatten_mask(mask, 2), "bool")
+        raise ValueError(
+            "`mask` must have the shape (batch_size, *grid) to hide positions, "
+            "or (batch_size, *grid, *context_grid) to hide them from some "
+            f"queries. Received: a mask of shape {tuple(mask.shape)} for "
+            f"inputs of shape {tuple(inputs.shape)}"
+        )
+
+    def _check_causal(self, use_causal_mask, queries, values):
+        if use_causal_mask and queries.shape[1:-3] != values.shape[1:-3]:
+            raise ValueError(
+                "`use_causal_mask` needs inputs and context on the same grid, "
+                "because a query sees what does not come after its own "
+                f"position. Received: grids {tuple(queries.shape[1:-3])} and "
+                f"{tuple(values.shape[1:-3])}"
+            )
+
+    def _apply_content(self, queries, keys, values, visibility):
+        reach = self.content_reach()
+        ordered = visibility.causal or reach is not None
+        if visibility.pairs is None and not ordered:
+            content_lambda = functional.compute_content_lambda(
+                functional.normalize_keys(
+                    flatten_grid(keys),
+                    self.key_normalization,
+                    visibility.padding,
+                ),
+                flatten_grid(values),
+            )
+            return functional.apply_content_lambda(
+                flatten_grid(queries), content_lambda
+            )
+        if visibility.pairs is None and self._has_running_sums(
+            queries, values, visibility.causal
+        ):
+            return self._apply_running_content(
+                queries, keys, values, visibility
+            )
+        weights = self._compute_content_weights(queries, keys, visibility)
+        return functional.apply_weights(weights, flatten_grid(values))
+
+    def _has_running_sums(self, queries, values, causal):
+        """Whether the visible sets are sums along or windows on the grid."""
+        grid = tuple(values.shape[1:-3])
+        same = tuple(queries.shape[1:-3]) == grid and None not in grid
+        both = causal and self.content_reach() is not None
+        return same and (len(grid) == 1 or not both)
+
+    def _apply_running_content(self, queries, keys, values, visibility):
+        reach = self.content_reach()
+        padding = visibility.padding
+        if reach is None:
+            return functional.apply_causal_content(
+                *map(flatten_grid, (queries, keys, values)),
+                self.key_normalization,
+                padding,
+            )
+        grid = values.shape[1:-3]
+        if padding is not None:
+            padding = ops.reshape(padding, (-1, *grid))
+        sums = functional.start_sums(
+            keys, values, self.key_normalization, padding
+        )
+        after = 0 if visibility.causal else reach
+        for axis in range(1, 1 + len(grid)):
+            sums = functional.slide_sums(sums, axis, reach, after)
+        lambdas = functional.finish_sums(
+            sums, self.key_normalization, keys.shape[-3:]
+        )
+        return functional.apply_lambdas(flatten_grid(queries), lambdas)
+
+    def _compute_content_weights(self, queries, keys, visibility):
+        visible = functional.find_visible(
+            ops.shape(queries)[1:-3],
+            ops.shape(keys)[1:-3],
+            causal=visibility.causal,
+            reach=self.content_reach(),
+            strides=self._strides,
+        )
+        if visibility.padding is not None:
+            visible = visible & visibility.padding[:, None]
+        if visibility.pairs is not None:
+            visible = visible & visibility.pairs
+        return functional.compute_content_weights(
+            flatten_grid(queries),
+            flatten_grid(keys),
+            visible,
+            self.key_normalization,
+        )
+
+    def _apply_positions(self, queries, values, visibility):
+        table = self._read_table(visibility.causal)
+        if visibility.padding is not None:
+            seen = ops.reshape(
+                visibility.padding, (-1, *ops.shape(values)[1:-3], 1, 1, 1)
+            )
+            values = ops.where(seen, values, 0.0)
+        if visibility.pairs is None:
+            return self.apply_positions(queries, values, table)
+        weights = self._compute_position_weights(queries, values, table)
+        seen = visibility.pairs[:, None, :, None, :, None]
+        weights = ops.where(seen, weights, 0.0)
+        return functional.apply_weights(weights, flatten_grid(values))
+
+    def _compute_position_weights(self, queries, values, table):
+        embeddings = self.expand_table(
+            table, queries.shape[1:-3], values.shape[1:-3]
+        )
+        return functional.compute_position_weights(
+            flatten_grid(queries), embeddings
+        )
+
+    def _read_table(self, causal):
+        table = ops.convert_to_tensor(self.position_embeddings.table)
+        if not causal:
+            return table
+        scopes = table.shape[:-3]
+        before = functional.find_causal_offsets(scopes)
+        before = np.reshape(before, (*scopes, 1, 1, 1))
+        return table * ops.cast(before, table.dtype)
+
+    def _order_weights(self, weights):
+        weights = ops.transpose(weights, (0, 2, 1, 3, 4, 5))
+        _, queries, _, _, context, depth = ops.shape(weights)
+        return ops.reshape(
+            weights, (-1, queries, self.num_heads, context, depth)
+        )
+
+    def _window(self):
+        """Returns how many values a step looks at, with its own."""
+        if self.use_position:
+            return self.position_embeddings.table.shape[0] // 2 + 1
+        return 0 if self.content_reach() is None else self.content_reach() + 1
+
+    def _step_content(self, sums, keys, values, past_keys, past_values):
+        if self.content_reach() is not None:
+            keys = functional.normalize_keys(past_keys, self.key_normalization)
+            return sums, functional.compute_content_lambda(keys, past_values)
+        here = functional.start_sums(keys, values, self.key_normalization)
+        sums = functional.merge_sums(functional.RunningSums(*sums), here)
+        lambdas = functional.finish_sums(
+            sums, self.key_normalization, keys.shape[-3:]
+        )
+        return sums, lambdas[:, 0]
+
+
+def _push(past, newest):
+    """Drops the oldest position of the past for the newest."""
+    if past.shape[1] == 0:
+        return past
+    return ops.concatenate([past[:, 1:], newest], axis=1)
+
 
 def flatten_grid(tensor):
-    """Reshapes `(b, ..., groups, depth)` to `(b, positions, groups, depth)`."""
-    *grid, groups, depth = tensor.shape[1:]
+    """Reshapes `(b, ..., g, j, k)` to `(b, n, g, j, k)`."""
+    *grid, groups, number, depth = tensor.shape[1:]
     if None in grid:
-        return ops.reshape(tensor, (ops.shape(tensor)[0], -1, groups, depth))
-    return ops.reshape(tensor, (-1, math.prod(grid), groups, depth))
+        batch_size = ops.shape(tensor)[0]
+        return ops.reshape(tensor, (batch_size, -1, groups, number, depth))
+    return ops.reshape(tensor, (-1, math.prod(grid), groups, number, depth))
 
 
-def check_positive_integers(**sizes):
-    """Raises a `ValueError` for the first size that is no positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. "
-                f"Received: {name}={size!r}"
-            )
+def flatten_mask(mask, grids):
+    """Flattens the one or two grids that follow a mask's batch axis."""
+    shape = ops.shape(mask)
+    rank = (len(shape) - 1) // grids
+    sizes = [
+        math.prod(shape[1 + rank * grid : 1 + rank * (grid + 1)])
+        for grid in range(grids)
+    ]
+    return ops.reshape(mask, (shape[0], *sizes))
+
+
+def _find_strides(context_scale):
+    if context_scale >= 1 and context_scale == int(context_scale):
+        return functional.Strides(query=int(context_scale), context=1)
+    inverse = 1 / context_scale if context_scale > 0 else 0
+    if inverse >= 1 and abs(inverse - round(inverse)) < 1e-6:
+        return functional.Strides(query=1, context=round(inverse))
+    raise ValueError(
+        "`context_scale` must be a whole number or one over a whole number, "
+        "because the positions of one grid must lie on the other's. "
+        f"Received: context_scale={context_scale}"
+    )

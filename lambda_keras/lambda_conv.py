@@ -3,12 +3,11 @@
 import math
 
 import keras
-from keras import ops
 
 from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
-from lambda_keras.base_lambda import check_positive_integers
 from lambda_keras.base_lambda import flatten_grid
+from lambda_keras.checks import check_positive_integers
 
 # Above this many numbers in the expanded embeddings (64 MiB in float32), the
 # convolution is used.
@@ -35,21 +34,47 @@ class LambdaConv(BaseLambda):
             divisible by `num_heads`.
         scope_size: int. Width of the scope on each axis of the grid, the
             paper's `r`. Must be odd. Defaults to `23`.
-        num_heads: int. Number of queries a position that share one lambda and
-            whose outputs are concatenated, the paper's `h`. Defaults to `4`.
+        num_heads: int. Number of queries a position, whose outputs are
+            concatenated, the paper's `h`. Defaults to `4`.
         key_dim: int. Size of each query and key, the paper's `k`. Defaults to
             `16`.
         intra_depth: int. Number of keys and values a position that are summed
             into one lambda, the paper's `u`. Defaults to `1`.
+        num_key_value_heads: int. Number of lambdas a position, each with its
+            own keys, values and embeddings, as in Keras's
+            `GroupedQueryAttention`. `1` is the paper's multi-query lambda,
+            `num_heads` its multi-head lambda. Defaults to `1`.
+        use_content: bool. Whether there is a content lambda. Defaults to
+            `True`.
+        local_content: bool. Whether the content lambda of a query sums over
+            the scope only, as its position lambda does. Defaults to `False`.
+        use_position: bool. Whether there are position lambdas. Defaults to
+            `True`.
+        key_normalization: what normalizes the keys over the context:
+            `"softmax"`, `"l2"` (to a norm of 1) or `None`. Defaults to
+            `"softmax"`.
         normalization: what normalizes queries and values after their
-            projections, as in `LambdaLayer`. Defaults to `"batch"`.
+            projections. `"batch"` for
+            `BatchNormalization(momentum=0.9, epsilon=1e-5)`, `None` for
+            nothing, or an unbuilt layer of which both get a copy. Defaults to
+            `"batch"`.
+        context_scale: size of the context's grid over that of the inputs, a
+            whole number or one over a whole number; of use with a separate
+            context and position lambdas. Positions with the same index times
+            their grid's step have the offset 0. Defaults to `1`.
+        position_embeddings: `PositionEmbeddings` to share with other layers.
+            Defaults to embeddings of the layer's own.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        The same as those of `LambdaLayer`.
 
     Attributes:
         value_dim: int. `filters / num_heads`, the paper's `v`.
-        position_embeddings: weight of the relative embeddings, the paper's
-            `E`, `(scope_size, scope_size, intra_depth, key_dim)` for images.
-            Its middle is the offset 0.
+        position_embeddings: the layer's `PositionEmbeddings`, the paper's
+            `E`, whose `table` has the shape `(scope_size, scope_size,
+            num_key_value_heads, intra_depth, key_dim)` for images. Its middle
+            is the offset 0.
 
     Input shape:
         `(batch_size, length, channels)`, `(batch_size, height, width,
@@ -60,8 +85,9 @@ class LambdaConv(BaseLambda):
         The input shape with `filters` channels.
 
     Raises:
-        ValueError: If a size is not a positive integer, if `scope_size` is
-            even, or if `filters` is not divisible by `num_heads`.
+        ValueError: If an argument has none of the values above, if
+            `scope_size` is even, or if `filters` is not divisible by
+            `num_heads`.
 
     Example:
 
@@ -81,15 +107,29 @@ class LambdaConv(BaseLambda):
         num_heads=4,
         key_dim=16,
         intra_depth=1,
+        *,
+        num_key_value_heads=1,
+        use_content=True,
+        local_content=False,
+        use_position=True,
+        key_normalization="softmax",
         normalization="batch",
+        context_scale=1,
+        position_embeddings=None,
         **kwargs,
     ):
         super().__init__(
             filters,
-            num_heads=num_heads,
-            key_dim=key_dim,
-            intra_depth=intra_depth,
+            num_heads,
+            key_dim,
+            intra_depth,
+            num_key_value_heads=num_key_value_heads,
+            use_content=use_content,
+            use_position=use_position,
+            key_normalization=key_normalization,
             normalization=normalization,
+            context_scale=context_scale,
+            position_embeddings=position_embeddings,
             **kwargs,
         )
         check_positive_integers(scope_size=scope_size)
@@ -99,29 +139,45 @@ class LambdaConv(BaseLambda):
                 f"the query. Received: scope_size={scope_size}"
             )
         self.scope_size = scope_size
+        self.local_content = local_content
 
-    def position_scopes(self, grid):
-        return [self.scope_size] * len(grid)
+    def count_offsets(self, query_grid, context_grid):
+        return [self.scope_size] * len(query_grid)
 
-    def apply_positions(self, queries, values):
-        grid = queries.shape[1:-2]
-        table = ops.convert_to_tensor(self.position_embeddings)
-        if not self._expands(grid):
-            return flatten_grid(
-                functional.convolve_position_lambdas(queries, values, table)
+    def content_reach(self):
+        return self.scope_size // 2 if self.local_content else None
+
+    def expand_table(self, table, query_grid, context_grid):
+        if None in (*query_grid, *context_grid):
+            raise ValueError(
+                "`LambdaConv` on a grid of unknown size takes neither a mask "
+                "of pairs nor a context of another size, because its "
+                "embeddings then cannot be laid out in pairs of positions. "
+                f"Received: grids {tuple(query_grid)} and {tuple(context_grid)}"
             )
-        embeddings = functional.expand_offsets(
-            functional.fit_offsets(table, grid), grid
+        table = functional.fit_offsets(
+            table, query_grid, context_grid, self._strides
         )
-        return functional.apply_position_lambdas(
-            flatten_grid(queries), flatten_grid(values), embeddings
+        return functional.expand_offsets(
+            table, query_grid, context_grid, self._strides
+        )
+
+    def apply_positions(self, queries, values, table):
+        if self.context_scale != 1 or self._expands(queries.shape[1:-3]):
+            return super().apply_positions(queries, values, table)
+        return flatten_grid(
+            functional.convolve_position_lambdas(queries, values, table)
         )
 
     def _expands(self, grid):
         if None in grid:
             return False
-        size = math.prod(grid) ** 2 * self.intra_depth * self.key_dim
-        return size <= _MAX_EXPANDED_SIZE
+        embeddings = self.num_key_value_heads * self.intra_depth * self.key_dim
+        return math.prod(grid) ** 2 * embeddings <= _MAX_EXPANDED_SIZE
 
     def get_config(self):
-        return {**super().get_config(), "scope_size": self.scope_size}
+        return {
+            **super().get_config(),
+            "scope_size": self.scope_size,
+            "local_content": self.local_content,
+        }

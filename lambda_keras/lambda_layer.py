@@ -4,7 +4,6 @@ import keras
 
 from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
-from lambda_keras.base_lambda import flatten_grid
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -27,37 +26,71 @@ class LambdaLayer(BaseLambda):
     Args:
         filters: int. Number of output channels, the paper's `d`. Must be
             divisible by `num_heads`.
-        num_heads: int. Number of queries a position that share one lambda and
-            whose outputs are concatenated, the paper's `h`. Defaults to `4`.
+        num_heads: int. Number of queries a position, whose outputs are
+            concatenated, the paper's `h`. Defaults to `4`.
         key_dim: int. Size of each query and key, the paper's `k`. Defaults to
             `16`.
         intra_depth: int. Number of keys and values a position that are summed
             into one lambda, the paper's `u`. Defaults to `1`.
+        num_key_value_heads: int. Number of lambdas a position, each with its
+            own keys, values and embeddings, as in Keras's
+            `GroupedQueryAttention`. `1` is the paper's multi-query lambda,
+            `num_heads` its multi-head lambda. Defaults to `1`.
+        use_content: bool. Whether there is a content lambda. Defaults to
+            `True`.
+        use_position: bool. Whether there are position lambdas. Defaults to
+            `True`.
+        key_normalization: what normalizes the keys over the context:
+            `"softmax"`, `"l2"` (to a norm of 1) or `None`. Defaults to
+            `"softmax"`.
         normalization: what normalizes queries and values after their
             projections. `"batch"` for
             `BatchNormalization(momentum=0.9, epsilon=1e-5)`, `None` for
             nothing, or an unbuilt layer of which both get a copy. Defaults to
             `"batch"`.
+        context_scale: size of the context's grid over that of the inputs, a
+            whole number or one over a whole number; of use with a separate
+            context and position lambdas. Positions with the same index times
+            their grid's step have the offset 0. Defaults to `1`.
+        position_embeddings: `PositionEmbeddings` to share with other layers.
+            Defaults to embeddings of the layer's own.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: where the queries come from.
+        context: where keys and values come from. Defaults to the inputs.
+        mask: bools. `(batch_size, *grid)` says which positions of the inputs
+            are real, as Keras passes it on by itself; `(batch_size, *grid,
+            *context_grid)` says for each query which positions of the context
+            it sees. What is hidden has no part in either lambda, and a query
+            that sees nothing returns zeros.
+        inputs_mask: the first form of `mask`, beside the second.
+        context_mask: bools, `(batch_size, *context_grid)`. Which positions of
+            a separate context are real.
+        use_causal_mask: bool. Whether a query sees only positions that do not
+            come after its own in row-major order.
+        training: bool. Whether batch normalization uses the batch.
 
     Attributes:
         value_dim: int. `filters / num_heads`, the paper's `v`.
-        position_embeddings: weight of the relative embeddings, the paper's
-            `E`, `(2 * height - 1, 2 * width - 1, intra_depth, key_dim)` for
-            images. Its middle is the offset 0.
+        position_embeddings: the layer's `PositionEmbeddings`, the paper's
+            `E`, whose `table` has the shape `(2 * height - 1, 2 * width - 1,
+            num_key_value_heads, intra_depth, key_dim)` for images. Its middle
+            is the offset 0.
 
     Input shape:
         `(batch_size, length, channels)`, `(batch_size, height, width,
         channels)` or `(batch_size, depth, height, width, channels)`, of which
-        only the batch size may be unknown.
+        only the batch size may be unknown, unless `use_position` is `False`.
 
     Output shape:
         The input shape with `filters` channels.
 
     Raises:
-        ValueError: If a size is not a positive integer, if `filters` is not
-            divisible by `num_heads`, or if the layer is built on a grid of
-            unknown size.
+        ValueError: If an argument has none of the values above, if `filters`
+            is not divisible by `num_heads`, if the layer is built on a grid of
+            unknown size, or on one that has not the stated relation to that
+            of the context.
 
     Example:
 
@@ -70,20 +103,20 @@ class LambdaLayer(BaseLambda):
         - [Bello, 2021](https://arxiv.org/abs/2102.08602), section 3
     """
 
-    def position_scopes(self, grid):
-        if None in grid:
+    def count_offsets(self, query_grid, context_grid):
+        if None in (*query_grid, *context_grid):
             raise ValueError(
                 "`LambdaLayer` needs a grid of known size, because it learns "
                 "one embedding for each offset between two positions of it. "
                 "Give the input a fixed size, or use `LambdaConv`. "
-                f"Received: grid={tuple(grid)}"
+                f"Received: grid={tuple(query_grid)}"
             )
-        return [2 * size - 1 for size in grid]
+        return [
+            functional.count_offsets(*sizes, self._strides)
+            for sizes in zip(query_grid, context_grid, strict=True)
+        ]
 
-    def apply_positions(self, queries, values):
-        embeddings = functional.expand_offsets(
-            self.position_embeddings, queries.shape[1:-2]
-        )
-        return functional.apply_position_lambdas(
-            flatten_grid(queries), flatten_grid(values), embeddings
+    def expand_table(self, table, query_grid, context_grid):
+        return functional.expand_offsets(
+            table, query_grid, context_grid, self._strides
         )

@@ -5,9 +5,11 @@ import functools
 import keras
 
 from lambda_keras import blocks
-from lambda_keras.base_lambda import check_positive_integers
+from lambda_keras.checks import check_choice
+from lambda_keras.checks import check_positive_integers
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.normalization import standardize_normalization
+from lambda_keras.pretrained import load_weights
 
 _STAGES = ("c2", "c3", "c4", "c5")
 
@@ -26,13 +28,6 @@ _DEPTHS = {
     420: ((4, 44, 87, 4), (10, 20, 30, 40, 50, 60, 70, 80)),
 }
 
-_CHOICES = {
-    "depth": tuple(_DEPTHS),
-    "architecture": ("rs", "v1"),
-    "pooling": (None, "avg", "max"),
-    "stem_strides": (4, 2, 1),
-}
-
 
 def build_lambda_resnet(
     depth=50,
@@ -42,6 +37,7 @@ def build_lambda_resnet(
     layout=None,
     architecture="rs",
     lambda_layer=None,
+    weights=None,
     include_top=True,
     pooling=None,
     classifier_activation="softmax",
@@ -77,6 +73,9 @@ def build_lambda_resnet(
         lambda_layer: function `filters -> layer` that makes what stands at
             `L`: a layer that keeps the height and width of its 4D input.
             Defaults to `LambdaConv` with a scope of 23.
+        weights: path of a `.keras` file of the same network, saved at any
+            image size: learned offsets keep their embeddings, see
+            `resize_position_embeddings`. `None` for random weights.
         include_top: bool. Whether to end in a classifier. Defaults to `True`.
         pooling: what ends the network if `include_top` is `False`: `None` for
             the feature maps of c5, `"avg"` or `"max"` for a global pool.
@@ -102,7 +101,8 @@ def build_lambda_resnet(
 
     Raises:
         ValueError: If an argument has none of the values above, or if a stage
-            has too few channels for its lambda layers.
+            has too few channels for its lambda layers, or if
+            `weights` are those of another network.
 
     Example:
 
@@ -116,12 +116,10 @@ def build_lambda_resnet(
         - [Bello et al., 2021](https://arxiv.org/abs/2103.07579) (ResNet-RS)
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
     """
-    _check_choices(
-        depth=depth,
-        architecture=architecture,
-        pooling=pooling,
-        stem_strides=stem_strides,
-    )
+    check_choice("depth", depth, tuple(_DEPTHS))
+    check_choice("architecture", architecture, ("rs", "v1"))
+    check_choice("pooling", pooling, (None, "avg", "max"))
+    check_choice("stem_strides", stem_strides, (4, 2, 1))
     _check_sizes(input_shape, num_classes, width_multiplier)
     _check_rates(
         dropout_rate=dropout_rate, stochastic_depth_rate=stochastic_depth_rate
@@ -188,7 +186,10 @@ def build_lambda_resnet(
         name = f"lambda_resnet{depth}_{architecture}"
         if layout is not None:
             name = f"{name}_{layout.lower()}"
-    return keras.Model(inputs, x, name=name)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
 
 
 def _place_lambda_layers(depth, layout, architecture):
@@ -212,15 +213,6 @@ def _place_lambda_layers(depth, layout, architecture):
         [letter == "L"] * count
         for letter, count in zip(layout, block_counts, strict=True)
     ]
-
-
-def _check_choices(**arguments):
-    for name, value in arguments.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(
-                f"`{name}` must be one of {_CHOICES[name]}. "
-                f"Received: {name}={value!r}"
-            )
 
 
 def _check_sizes(input_shape, num_classes, width_multiplier):

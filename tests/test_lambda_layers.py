@@ -81,14 +81,14 @@ def test_lambda_conv_of_covering_scope_equals_lambda_layer(grid):
     )
     everywhere = build_layer(lambda_keras.LambdaLayer(FILTERS, **SIZES), grid)
     for ours, theirs in zip(everywhere.weights, local.weights, strict=True):
-        if ours.name != "position_embeddings":
+        if ours.name != "table":
             ours.assign(theirs)
     reachable = tuple(
         slice(scope_size // 2 - size + 1, scope_size // 2 + size)
         for size in grid
     )
-    table = keras.ops.convert_to_numpy(local.position_embeddings)
-    everywhere.position_embeddings.assign(table[reachable])
+    table = keras.ops.convert_to_numpy(local.position_embeddings.table)
+    everywhere.position_embeddings.table.assign(table[reachable])
     inputs = make_inputs(grid)
     assert_close(everywhere(inputs), local(inputs))
 
@@ -110,15 +110,15 @@ def test_lambda_conv_is_equivariant_to_translation():
 def test_lambda_layer_depends_on_relative_positions_only():
     layer = build_layer(lambda_keras.LambdaLayer(FILTERS, **SIZES), (5, 3))
     inputs = make_inputs((5, 3))
-    flipped_table = keras.ops.flip(layer.position_embeddings, axis=(0, 1))
+    flipped_table = keras.ops.flip(layer.position_embeddings.table, axis=(0, 1))
     outputs = np.flip(layer(inputs), axis=(1, 2))
-    layer.position_embeddings.assign(flipped_table)
+    layer.position_embeddings.table.assign(flipped_table)
     assert_close(layer(np.flip(inputs, axis=(1, 2))), outputs)
 
 
 def test_without_position_embeddings_outputs_follow_permutations():
     layer = build_layer(lambda_keras.LambdaLayer(FILTERS, **SIZES), (19,))
-    layer.position_embeddings.assign(0 * layer.position_embeddings)
+    layer.position_embeddings.table.assign(0 * layer.position_embeddings.table)
     inputs = make_inputs((19,))
     order = np.random.default_rng(0).permutation(19)
     outputs = keras.ops.convert_to_numpy(layer(inputs))
@@ -156,7 +156,7 @@ def test_initializers_are_those_of_the_paper():
         "query": (layer.query.kernel, (16 * 256) ** -0.5),
         "key": (layer.key.kernel, 256**-0.5),
         "value": (layer.value.kernel, 256**-0.5),
-        "position_embeddings": (layer.position_embeddings, 1.0),
+        "position_embeddings": (layer.position_embeddings.table, 1.0),
     }
     for weight, deviation in deviations.values():
         weight = keras.ops.convert_to_numpy(weight)
@@ -216,11 +216,11 @@ def test_normalization_none_leaves_queries_and_values():
         ),
         (
             lambda: lambda_keras.LambdaConv(8).build((None, 4)),
-            r"sequences, images or volumes.*input_shape=\(None, 4\)",
+            r"sequences, images or volumes.*shape \(None, 4\)",
         ),
         (
             lambda: lambda_keras.LambdaConv(8).build((None, 4, 4, None)),
-            r"known size.*input_shape=\(None, 4, 4, None\)",
+            r"known size.*shape \(None, 4, 4, None\)",
         ),
     ],
     ids=[

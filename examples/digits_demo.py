@@ -8,6 +8,7 @@ Everything is written to a new folder in runs/, and a summary at the end says
 what is where. Takes some four minutes on two cores.
 """
 
+import csv
 import json
 import os
 import pathlib
@@ -55,10 +56,13 @@ def summarize(model_dir: pathlib.Path) -> str:
     from export.exporter import format_table
 
     results = json.loads((model_dir / "results.json").read_text())
+    with open(model_dir / "metrics.csv", newline="") as file:
+        *_, last = csv.DictReader(file)
     return f"""
-{results["accuracy"]:.2%} of {results["examples"]} digits that were not \
-trained on are read right. The best epoch was
-chosen by these same digits, so expect somewhat less on others.
+Accuracy on {results["examples"]} digits that were not trained on:
+  {float(last["val_accuracy"]):.2%}  last.keras, after the last epoch
+  {results["accuracy"]:.2%}  best.keras, the epoch that these same digits \
+chose; this one is exported
 
 Pictures: {model_dir / "training_curves.png"}
           {model_dir / "confusion_matrix.png"}

@@ -222,10 +222,10 @@ def _check_sizes(input_shape, num_classes, width_multiplier):
             f"number of channels. Received: input_shape={input_shape}"
         )
     check_positive_integers(num_classes=num_classes)
-    if width_multiplier <= 0:
+    if _scale(64, width_multiplier) < 2:
         raise ValueError(
-            "`width_multiplier` must be positive. "
-            f"Received: width_multiplier={width_multiplier}"
+            "`width_multiplier` must leave at least 2 of the stem's 64 "
+            f"channels. Received: width_multiplier={width_multiplier}"
         )
 
 
@@ -239,4 +239,4 @@ def _check_rates(**rates):
 
 
 def _scale(filters, width_multiplier):
-    return max(1, round(filters * width_multiplier))
+    return round(filters * width_multiplier)

@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+UV := $(BIN)/uv pip install --python $(BIN)/python
 
 .PHONY: demo test lint format
 
@@ -18,11 +20,13 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 # Made anew only when what it is made of has changed.
+# uv takes half a minute; pip takes longer, and knows pip's configuration.
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	$(PIP) install --quiet uv
+	$(UV) --requirement requirements.lock \
+	    || $(PIP) install --requirement requirements.lock
+	$(UV) --no-deps --editable . || $(PIP) install --no-deps --editable .
 	touch $@
 
 # Resolves again, within the ranges of setup.cfg.

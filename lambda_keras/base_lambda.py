@@ -394,10 +394,12 @@ class BaseLambda(keras.layers.Layer):
         grid = ops.shape(tensor)[1:-1]
         groups = self.num_key_value_heads
         tensor = ops.reshape(tensor, (-1, *grid, groups, *depths))
+        return ops.cast(tensor, self._lambda_dtype())
+
+    def _lambda_dtype(self):
         # Half precision holds neither a softmax over many positions nor a sum
         # over them.
-        dtype = keras.backend.result_type(tensor.dtype, "float32")
-        return ops.cast(tensor, dtype)
+        return "float64" if self.compute_dtype == "float64" else "float32"
 
     def _cast_outputs(self, outputs):
         if self.compute_dtype == "float16":
@@ -526,7 +528,7 @@ class BaseLambda(keras.layers.Layer):
         )
 
     def _read_table(self, causal):
-        table = ops.convert_to_tensor(self.position_embeddings.table)
+        table = ops.cast(self.position_embeddings.table, self._lambda_dtype())
         if not causal:
             return table
         scopes = table.shape[:-3]

@@ -519,7 +519,7 @@ def _apply_block(queries, keys, values, normalization, visible, past):
     """Applies the content of the past and of the block up to each query."""
     block_size, *depths = keys.shape[1:]
     columns = math.prod(depths)
-    before = np.tril(np.ones((block_size, block_size), bool))
+    before = ops.convert_to_tensor(np.tril(np.ones((block_size,) * 2, bool)))
     seen = (visible[:, None] & before)[..., None]  # (b, n, m, 1)
     keys = ops.reshape(keys, (-1, 1, block_size, columns))
     past_peaks, past_totals = past.peaks[..., 0], past.totals[..., 0]

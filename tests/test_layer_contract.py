@@ -44,20 +44,45 @@ def test_config_holds_every_argument(case):
 
 @all_cases
 def test_config_round_trip_gives_the_same_layer(case):
-    layer = case.make_layer(name="subject", dtype="float64", trainable=False)
+    layer = case.make_layer(
+        name="subject", dtype="mixed_bfloat16", trainable=False
+    )
     copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
     assert copy.get_config() == layer.get_config()
     assert (copy.name, copy.trainable) == ("subject", False)
-    assert copy.compute_dtype == "float64"
+    assert copy.compute_dtype == "bfloat16"
     copy.build(*case.input_shapes())
     layer.build(*case.input_shapes())
     reference.randomize_weights(layer)
     copy.set_weights(layer.get_weights())
     outputs, expected = (
-        subject(*case.make_inputs(), **case.call_arguments)
+        keras.ops.convert_to_numpy(
+            keras.ops.cast(
+                subject(*case.make_inputs(), **case.call_arguments), "float32"
+            )
+        )
         for subject in (copy, layer)
     )
     np.testing.assert_array_equal(outputs, expected)
+
+
+@all_cases
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_weights_may_be_of_any_float(case, dtype):
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to.")
+    model = case.make_model()
+    other = case.make_model(dtype=dtype)
+    other.set_weights(model.get_weights())
+    inputs = case.make_inputs()
+    outputs = other(inputs)
+    assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    expected = predict(model, inputs)
+    tolerance = {"bfloat16": 1e-1, "float64": 1e-5}[dtype]
+    np.testing.assert_allclose(
+        outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
 
 
 @all_cases

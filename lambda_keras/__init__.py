@@ -1,5 +1,6 @@
 """LambdaNetworks for Keras 3, on every backend of Keras."""
 
+from lambda_keras import visualize
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.lambda_layer import LambdaLayer
 from lambda_keras.lambda_resnet import build_lambda_resnet
@@ -14,4 +15,5 @@ __all__ = [
     "PositionEmbeddings",
     "build_lambda_resnet",
     "resize_position_embeddings",
+    "visualize",
 ]

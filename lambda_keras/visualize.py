@@ -69,8 +69,8 @@ def compute_pixel_weights(model, image, query, layer_name=None):
         image: `(height, width, channels)`, as the model takes it.
         query: `(row, column)`, a pixel of the image. It is mapped to the pixel
             of the layer's grid that covers it.
-        layer_name: name of a lambda layer. Defaults to the first, whose grid
-            is the finest.
+        layer_name: name of a lambda layer. Defaults to the first, which
+            tends to have the finest grid.
 
     Returns:
         `PixelWeights`.
@@ -86,8 +86,8 @@ def compute_pixel_weights(model, image, query, layer_name=None):
     ...     26, (32, 32, 3), num_classes=10, stem_strides=1)
     >>> weights = lambda_keras.visualize.compute_pixel_weights(
     ...     model, np.random.rand(32, 32, 3), query=(9, 20))
-    >>> print(weights.layer_name, weights.grid_query, weights.content.shape)
-    lambda_conv (2, 5) (4, 8, 8)
+    >>> print(weights.grid_query, weights.content.shape)
+    (2, 5) (4, 8, 8)
     """
     image = np.asarray(image)
     _check_query(query, image.shape)
@@ -129,47 +129,24 @@ def draw_pixel_weights(weights, image):
         ImportError: If matplotlib is not installed.
         ValueError: If the image has another number of channels.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures of weights need matplotlib, which is not installed: "
-            "`pip install lambda-keras[train]`"
-        ) from error
     image = np.asarray(image)
-    rows = [
-        (title, maps)
-        for title, maps in (
-            ("content weights", weights.content),
-            ("position weights", weights.positions),
-        )
-        if maps is not None
-    ]
-    num_heads = len(rows[0][1])
-    # In sides of a map. The image is as high as all rows.
-    width, height = len(rows) + num_heads, len(rows)
-    figure = Figure(
-        figsize=(1 + 1.5 * width, 0.8 + 1.5 * height), layout="constrained"
+    kinds = {"content": weights.content, "position": weights.positions}
+    rows = {kind: maps for kind, maps in kinds.items() if maps is not None}
+    num_heads, *grid = next(iter(rows.values())).shape
+    figure, image_axes, axes_of_rows = _lay_out(
+        list(rows), num_heads, aspect=grid[0] / grid[1]
     )
     figure.suptitle(
         f"What each pixel weighs for the framed query in {weights.layer_name}"
     )
-    cells = figure.add_gridspec(
-        len(rows), 1 + num_heads, width_ratios=[len(rows)] + [1] * num_heads
-    )
-    axes = figure.add_subplot(cells[:, 0], title="image")
-    _draw_image(axes, image)
-    _frame_query(axes, weights.grid_query, rows[0][1].shape[1:], image.shape)
-    for row, (title, maps) in enumerate(rows):
-        row_of_axes = [
-            figure.add_subplot(cells[row, 1 + head])
-            for head in range(num_heads)
-        ]
-        _draw_maps(row_of_axes, maps, weights.grid_query)
-        row_of_axes[0].set_ylabel(title)
-        if row == 0:
-            for head, axes in enumerate(row_of_axes, start=1):
-                axes.set_title(f"head {head}")
+    _draw_image(image_axes, image)
+    _frame_query(image_axes, weights.grid_query, grid, image.shape)
+    for kind, maps in rows.items():
+        _draw_maps(axes_of_rows[kind], maps, weights.grid_query)
+        axes_of_rows[kind][0].set_ylabel(kind)
+    first_row, *_ = axes_of_rows.values()
+    for head, axes in enumerate(first_row, start=1):
+        axes.set_title(f"head {head}")
     return figure
 
 
@@ -246,6 +223,35 @@ def _make_maps(weights, grid):
     return ops.convert_to_numpy(ops.sum(weights, axis=-1)).reshape(-1, *grid)
 
 
+def _lay_out(kinds, num_heads, aspect):
+    """Returns a figure, the axes of the image and those of each row."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Pictures of weights need matplotlib, which is not installed: "
+            "`pip install lambda-keras[train]`"
+        ) from error
+    # In widths of a map; the image is as high as the rows together.
+    width_ratios = [len(kinds)] + [1] * num_heads
+    figure = Figure(
+        figsize=(1 + 1.5 * sum(width_ratios), 0.8 + 1.5 * aspect * len(kinds)),
+        layout="constrained",
+    )
+    names = {
+        kind: [f"{kind} {head + 1}" for head in range(num_heads)]
+        for kind in kinds
+    }
+    axes = figure.subplot_mosaic(
+        [["image", *names[kind]] for kind in kinds], width_ratios=width_ratios
+    )
+    return (
+        figure,
+        axes["image"],
+        {kind: [axes[name] for name in names[kind]] for kind in kinds},
+    )
+
+
 def _draw_image(axes, image):
     if image.shape[-1] not in (1, 3):
         raise ValueError(
@@ -254,7 +260,7 @@ def _draw_image(axes, image):
         )
     image = image - image.min()
     axes.imshow(image / (image.max() or 1.0), cmap="gray")
-    axes.set(xticks=[], yticks=[])
+    axes.set(title="image", xticks=[], yticks=[])
 
 
 def _draw_maps(row_of_axes, maps, grid_query):

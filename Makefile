@@ -3,13 +3,24 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test lint format
+.PHONY: demo test test-backends lint format
 
 demo: .venv/ready
 	$(BIN)/python -m examples.digits_demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The layers on the other backends of Keras, without TensorFlow.
+BACKENDS := jax torch
+LAYER_TESTS := $(addprefix tests/test_, lambda_layers.py lambda_variants.py \
+    layer_contract.py resizing.py)
+
+test-backends: .venv-backends/ready
+	for backend in $(BACKENDS); do \
+	    KERAS_BACKEND=$$backend .venv-backends/bin/python -m pytest \
+	        $(LAYER_TESTS) || exit 1; \
+	done
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -27,6 +38,12 @@ format: .venv/ready
 	$(UV) --requirement requirements.lock \
 	    || $(PIP) install --requirement requirements.lock
 	$(UV) --no-deps --editable . || $(PIP) install --no-deps --editable .
+	touch $@
+
+.venv-backends/ready: requirements.lock
+	$(PYTHON) -m venv .venv-backends
+	.venv-backends/bin/python -m pip install --constraint requirements.lock \
+	    keras numpy pytest hypothesis "torch==2.13.*" "jax==0.10.*"
 	touch $@
 
 # Resolves again, within the ranges of setup.cfg.

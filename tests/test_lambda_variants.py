@@ -195,6 +195,55 @@ def test_a_causal_stack_leaks_nothing(arguments, grid):
         assert difference[position] > 1e-3
 
 
+@all_layers
+@all_key_normalizations
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_a_step_of_training_is_that_of_the_dense_computation(
+    arguments, key_normalization, causal
+):
+    """A mask of pairs that hides nothing makes every query weigh every key."""
+
+    def train(**call_arguments):
+        layer = make_layer(key_normalization=key_normalization, **arguments)
+        inputs = keras.Input((19, CHANNELS))
+        model = keras.Model(
+            inputs, layer(inputs, use_causal_mask=causal, **call_arguments)
+        )
+        reference.randomize_weights(layer)
+        before = model.get_weights()
+        model.compile(keras.optimizers.SGD(1.0), loss="mse")
+        targets = np.random.default_rng(2).normal(size=(2, 19, FILTERS))
+        model.train_on_batch(make_inputs((19,)), targets)
+        return [
+            new - old
+            for new, old in zip(model.get_weights(), before, strict=True)
+        ]
+
+    fast = train()
+    dense = train(mask=keras.ops.ones((2, 19, 19), "bool"))
+    for change, expected in zip(fast, dense, strict=True):
+        scale = np.abs(expected).max()
+        assert scale > 0
+        np.testing.assert_allclose(change, expected, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("local_content", [False, True])
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_masks_work_on_grids_of_unknown_size(local_content, causal):
+    arguments = dict(scope_size=3, local_content=local_content)
+    layer = build_layer(make_layer(**arguments), (None, None))
+    images = keras.Input((None, None, CHANNELS))
+    masks = keras.Input((None, None), dtype="bool")
+    model = keras.Model(
+        [images, masks], layer(images, mask=masks, use_causal_mask=causal)
+    )
+    inputs, mask = make_inputs((5, 3)), make_mask((2, 5, 3))
+    assert_close(
+        model([inputs, mask]),
+        reference.call_layer(layer, inputs, padding=mask, causal=causal),
+    )
+
+
 @pytest.mark.parametrize("scale", [1, 100, 1000])
 @all_layers
 def test_causal_content_is_stable_when_early_keys_are_small(arguments, scale):

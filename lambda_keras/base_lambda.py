@@ -14,6 +14,7 @@ from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
+from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
@@ -36,10 +37,11 @@ class Visibility(NamedTuple):
 class BaseLambda(keras.layers.Layer):
     """Projects its inputs and applies content and position lambdas.
 
-    A subclass says how many offsets its embeddings have (`count_offsets`) and
-    how they become one a pair of positions (`expand_table`); it may also say
-    how far content is seen (`content_reach`) and how position lambdas are
-    applied (`apply_positions`). `LambdaLayer` documents the arguments.
+    A subclass says how many offsets its embeddings have (`count_offsets`). It
+    may also say how they are brought to those that the grids reach
+    (`fit_table`), how far content is seen (`content_reach`) and how position
+    lambdas are applied (`apply_positions`). `LambdaLayer` documents the
+    arguments.
     """
 
     def __init__(
@@ -196,9 +198,9 @@ class BaseLambda(keras.layers.Layer):
         """Returns how far content is seen on each axis; `None` everywhere."""
         return None
 
-    def expand_table(self, table, query_grid, context_grid):
-        """Returns one embedding a pair of positions, `(n, m, g, u, k)`."""
-        raise NotImplementedError
+    def fit_table(self, table, query_grid, context_grid):
+        """Returns the embeddings of the offsets that the grids reach."""
+        return table
 
     def apply_positions(self, queries, values, table):
         """Applies position lambdas that hide nothing.
@@ -211,8 +213,10 @@ class BaseLambda(keras.layers.Layer):
         Returns:
             `(b, n, g, j, v)`.
         """
-        weights = self._compute_position_weights(queries, values, table)
-        return functional.apply_weights(weights, flatten_grid(values))
+        table = self.fit_table(table, queries.shape[1:-3], values.shape[1:-3])
+        return functional.apply_position_lambdas(
+            queries, values, table, self._strides
+        )
 
     def compute_weights(self, inputs, context=None, use_causal_mask=False):
         """Computes how much of each value each query takes, in inference.
@@ -520,8 +524,9 @@ class BaseLambda(keras.layers.Layer):
         return functional.apply_weights(weights, flatten_grid(values))
 
     def _compute_position_weights(self, queries, values, table):
-        embeddings = self.expand_table(
-            table, queries.shape[1:-3], values.shape[1:-3]
+        grids = queries.shape[1:-3], values.shape[1:-3]
+        embeddings = functional.expand_offsets(
+            self.fit_table(table, *grids), *grids, self._strides
         )
         return functional.compute_position_weights(
             flatten_grid(queries), embeddings
@@ -566,15 +571,6 @@ def _push(past, newest):
     if past.shape[1] == 0:
         return past
     return ops.concatenate([past[:, 1:], newest], axis=1)
-
-
-def flatten_grid(tensor):
-    """Reshapes `(b, ..., g, j, k)` to `(b, n, g, j, k)`."""
-    *grid, groups, number, depth = tensor.shape[1:]
-    if None in grid:
-        batch_size = ops.shape(tensor)[0]
-        return ops.reshape(tensor, (batch_size, -1, groups, number, depth))
-    return ops.reshape(tensor, (-1, math.prod(grid), groups, number, depth))
 
 
 def flatten_mask(mask, grids):

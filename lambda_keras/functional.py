@@ -33,8 +33,19 @@ from keras import ops
 
 # Below any key, and still finite: differences of infinities are not numbers.
 LOWEST = -1e30
+# Embeddings of pairs of positions that are made at once: 64 MiB in float32.
+LARGEST_EXPANSION = 2**24
 # Below any sum of squares that a key can have.
 _TINY = 1e-30
+
+
+def flatten_grid(tensor):
+    """Reshapes `(b, ..., g, j, k)` to `(b, n, g, j, k)`."""
+    *grid, groups, number, depth = tensor.shape[1:]
+    if None in grid:
+        batch_size = ops.shape(tensor)[0]
+        return ops.reshape(tensor, (batch_size, -1, groups, number, depth))
+    return ops.reshape(tensor, (-1, math.prod(grid), groups, number, depth))
 
 
 def normalize_keys(keys, normalization, visible=None):
@@ -126,6 +137,46 @@ def apply_weights(weights, values):
         `(b, n, g, j, v)`.
     """
     return ops.einsum("bgnjmu,bmguv->bngjv", weights, values)
+
+
+def apply_position_lambdas(queries, values, table, strides):
+    """Applies each query's own lambda, queries first.
+
+    The embeddings of all pairs of positions are made in blocks of the rows of
+    the query grid, no more than `LARGEST_EXPANSION` numbers at once unless a
+    single row has more.
+
+    Args:
+        queries: `(b, ..., g, j, k)`, on a grid of known size.
+        values: `(b, ..., g, u, v)`, on a grid of known size.
+        table: `(count_offsets(...), ..., g, u, k)`.
+        strides: steps of the two grids.
+
+    Returns:
+        `(b, n, g, j, v)`.
+    """
+    rows, *columns = queries.shape[1:-3]
+    context_grid = values.shape[1:-3]
+    values = flatten_grid(values)
+    row_size = math.prod([*columns, *values.shape[1:-1], queries.shape[-1]])
+    block_size = min(max(LARGEST_EXPANSION // row_size, 1), rows)
+    outputs = []
+    for first in range(0, rows, block_size):
+        last = min(first + block_size, rows) - 1
+        # The offsets from the last row of the block to those from its first.
+        start = (rows - 1 - last) * strides.query
+        count = count_offsets(last - first + 1, context_grid[0], strides)
+        embeddings = expand_offsets(
+            table[start : start + count],
+            (last - first + 1, *columns),
+            context_grid,
+            strides,
+        )
+        weights = compute_position_weights(
+            flatten_grid(queries[:, first : last + 1]), embeddings
+        )
+        outputs.append(apply_weights(weights, values))
+    return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
 
 def convolve_position_lambdas(queries, values, table):

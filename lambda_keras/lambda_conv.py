@@ -6,12 +6,7 @@ import keras
 
 from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
-from lambda_keras.base_lambda import flatten_grid
 from lambda_keras.checks import check_positive_integers
-
-# Above this many numbers in the expanded embeddings (64 MiB in float32), the
-# convolution is used.
-_MAX_EXPANDED_SIZE = 2**24
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -147,7 +142,7 @@ class LambdaConv(BaseLambda):
     def content_reach(self):
         return self.scope_size // 2 if self.local_content else None
 
-    def expand_table(self, table, query_grid, context_grid):
+    def fit_table(self, table, query_grid, context_grid):
         if None in (*query_grid, *context_grid):
             raise ValueError(
                 "`LambdaConv` on a grid of unknown size takes neither a mask "
@@ -155,25 +150,23 @@ class LambdaConv(BaseLambda):
                 "embeddings then cannot be laid out in pairs of positions. "
                 f"Received: grids {tuple(query_grid)} and {tuple(context_grid)}"
             )
-        table = functional.fit_offsets(
-            table, query_grid, context_grid, self._strides
-        )
-        return functional.expand_offsets(
+        return functional.fit_offsets(
             table, query_grid, context_grid, self._strides
         )
 
     def apply_positions(self, queries, values, table):
-        if self.context_scale != 1 or self._expands(queries.shape[1:-3]):
-            return super().apply_positions(queries, values, table)
-        return flatten_grid(
-            functional.convolve_position_lambdas(queries, values, table)
-        )
+        if self.context_scale == 1 and not self._expands(queries.shape[1:-3]):
+            return functional.flatten_grid(
+                functional.convolve_position_lambdas(queries, values, table)
+            )
+        return super().apply_positions(queries, values, table)
 
     def _expands(self, grid):
         if None in grid:
             return False
         embeddings = self.num_key_value_heads * self.intra_depth * self.key_dim
-        return math.prod(grid) ** 2 * embeddings <= _MAX_EXPANDED_SIZE
+        size = math.prod(grid) ** 2 * embeddings
+        return size <= functional.LARGEST_EXPANSION
 
     def get_config(self):
         return {

@@ -115,8 +115,3 @@ class LambdaLayer(BaseLambda):
             functional.count_offsets(*sizes, self._strides)
             for sizes in zip(query_grid, context_grid, strict=True)
         ]
-
-    def expand_table(self, table, query_grid, context_grid):
-        return functional.expand_offsets(
-            table, query_grid, context_grid, self._strides
-        )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
-from lambda_keras import lambda_conv
+from lambda_keras import functional
 from tests import reference
 
 # Different primes, so that no axis can stand for another.
@@ -38,7 +38,7 @@ def assert_close(actual, expected):
 def order(request, monkeypatch):
     """Runs the test with each way of computing a LambdaConv."""
     if request.param == "convolution":
-        monkeypatch.setattr(lambda_conv, "_MAX_EXPANDED_SIZE", 0)
+        monkeypatch.setattr(functional, "LARGEST_EXPANSION", 0)
 
 
 @pytest.mark.parametrize("intra_depth", [1, 3])
@@ -48,6 +48,18 @@ def test_lambda_layer_matches_reference(grid, intra_depth):
         lambda_keras.LambdaLayer(FILTERS, intra_depth=intra_depth, **SIZES),
         grid,
     )
+    inputs = make_inputs(grid)
+    assert_close(layer(inputs), reference.call_layer(layer, inputs))
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_lambda_layer_in_blocks_of_rows_matches_reference(
+    grid, rows, monkeypatch
+):
+    layer = build_layer(lambda_keras.LambdaLayer(FILTERS, **SIZES), grid)
+    row_size = np.prod(grid) ** 2 // grid[0] * SIZES["key_dim"]
+    monkeypatch.setattr(functional, "LARGEST_EXPANSION", rows * row_size)
     inputs = make_inputs(grid)
     assert_close(layer(inputs), reference.call_layer(layer, inputs))
 

@@ -107,6 +107,7 @@ class BaseLambda(keras.layers.Layer):
         self.context_scale = context_scale
         self.value_dim = filters // num_heads
         self.supports_masking = True
+        self._grid = None
         self._strides = _find_strides(context_scale)
         self._embeddings_are_given = position_embeddings is not None
         if isinstance(position_embeddings, dict):
@@ -267,11 +268,11 @@ class BaseLambda(keras.layers.Layer):
         Raises:
             ValueError: If the layer is not built on sequences.
         """
-        if not self.built or len(self._grid) != 1:
+        if self._grid is None or len(self._grid) != 1:
             raise ValueError(
-                "A sequence goes through step by step only in a layer built "
-                "on inputs of shape (batch_size, length, channels). "
-                f"Received: built={self.built}, grid={self._grid}"
+                "Only a layer that is built on sequences, of shape "
+                "(batch_size, length, channels), takes them step by step. "
+                f"Received: a layer built on the grid {self._grid}"
             )
         groups = (self.num_key_value_heads, self.intra_depth)
         depths = (*groups, self.key_dim)
@@ -279,12 +280,16 @@ class BaseLambda(keras.layers.Layer):
         key_window = 0 if self.content_reach() is None else self._window()
         # Keys before the first step weigh nothing.
         empty = functional.LOWEST if self.key_normalization == "softmax" else 0
+
+        def fill(value, *shape):
+            return ops.full((batch_size, *shape), value, self._lambda_dtype())
+
         return (
-            functional.LOWEST * ops.ones((batch_size, 1, columns, 1)),
-            ops.zeros((batch_size, 1, columns, 1)),
-            ops.zeros((batch_size, 1, columns, self.value_dim)),
-            empty * ops.ones((batch_size, key_window, *depths)),
-            ops.zeros((batch_size, self._window(), *groups, self.value_dim)),
+            fill(functional.LOWEST, 1, columns, 1),
+            fill(0, 1, columns, 1),
+            fill(0, 1, columns, self.value_dim),
+            fill(empty, key_window, *depths),
+            fill(0, self._window(), *groups, self.value_dim),
         )
 
     def step(self, inputs, state):

@@ -115,3 +115,16 @@ class LambdaLayer(BaseLambda):
             functional.count_offsets(*sizes, self._strides)
             for sizes in zip(query_grid, context_grid, strict=True)
         ]
+
+    def fit_table(self, table, query_grid, context_grid):
+        offsets = self.count_offsets(query_grid, context_grid)
+        if list(table.shape[:-3]) != offsets:
+            raise ValueError(
+                "`LambdaLayer` takes the grid that it was built on, because "
+                "it has an embedding for each of its offsets. For another "
+                "grid build another layer and give it the embeddings that "
+                "`resize_position_embeddings` returns, or use `LambdaConv`. "
+                f"Received: grid={tuple(query_grid)} for a table of "
+                f"{tuple(table.shape[:-3])} offsets"
+            )
+        return table

@@ -521,7 +521,15 @@ def test_any_shape_and_mask_matches_reference(data):
         ),
         (
             lambda: build_layer(make_layer(), (5, 3)).get_initial_state(),
-            r"step by step.*grid=\(5, 3\)",
+            r"built on sequences.*grid \(5, 3\)",
+        ),
+        (
+            lambda: make_layer().get_initial_state(),
+            r"built on sequences.*grid None",
+        ),
+        (
+            lambda: build_layer(make_layer(), (5, 3))(make_inputs((3, 5))),
+            r"grid that it was built on.*grid=\(3, 5\).*\(9, 5\) offsets",
         ),
     ],
     ids=[
@@ -534,6 +542,8 @@ def test_any_shape_and_mask_matches_reference(data):
         "groups",
         "no_part",
         "steps_on_images",
+        "steps_before_build",
+        "another_grid",
     ],
 )
 def test_bad_use_raises(call, message):

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from lambda_keras import functional
+from lambda_keras import running_sums
 from lambda_keras.checks import check_choice
 from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
@@ -476,7 +477,7 @@ class BaseLambda(keras.layers.Layer):
         reach = self.content_reach()
         padding = visibility.padding
         if reach is None:
-            return functional.apply_causal_content(
+            return running_sums.apply_causal_content(
                 *map(flatten_grid, (queries, keys, values)),
                 self.key_normalization,
                 padding,
@@ -484,16 +485,16 @@ class BaseLambda(keras.layers.Layer):
         grid = values.shape[1:-3]
         if padding is not None:
             padding = ops.reshape(padding, (-1, *grid))
-        sums = functional.start_sums(
+        sums = running_sums.start_sums(
             keys, values, self.key_normalization, padding
         )
         after = 0 if visibility.causal else reach
         for axis in range(1, 1 + len(grid)):
-            sums = functional.slide_sums(sums, axis, reach, after)
-        lambdas = functional.finish_sums(
+            sums = running_sums.slide_sums(sums, axis, reach, after)
+        lambdas = running_sums.finish_sums(
             sums, self.key_normalization, keys.shape[-3:]
         )
-        return functional.apply_lambdas(flatten_grid(queries), lambdas)
+        return running_sums.apply_lambdas(flatten_grid(queries), lambdas)
 
     def _compute_content_weights(self, queries, keys, visibility):
         visible = functional.find_visible(
@@ -563,9 +564,9 @@ class BaseLambda(keras.layers.Layer):
         if self.content_reach() is not None:
             keys = functional.normalize_keys(past_keys, self.key_normalization)
             return sums, functional.compute_content_lambda(keys, past_values)
-        here = functional.start_sums(keys, values, self.key_normalization)
-        sums = functional.merge_sums(functional.RunningSums(*sums), here)
-        lambdas = functional.finish_sums(
+        here = running_sums.start_sums(keys, values, self.key_normalization)
+        sums = running_sums.merge_sums(running_sums.RunningSums(*sums), here)
+        lambdas = running_sums.finish_sums(
             sums, self.key_normalization, keys.shape[-3:]
         )
         return sums, lambdas[:, 0]

@@ -7,14 +7,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 
 import lambda_keras
-from examples import visualize_lambdas
 from export.classifier import load_classifier
 from lambda_keras import visualize
+from tests.programs import Program
 
+PROGRAM = Program("examples.visualize_lambdas")
 IMAGE_SHAPE = (6, 10, 3)
 QUERY = (4, 1)
 # Loading takes a second, and many tests of the command need it.
@@ -337,8 +336,7 @@ def model_path(tmp_path_factory):
 @pytest.fixture
 def run_command(model_path, tmp_path, monkeypatch):
     """Runs the command, and returns the folder of its pictures."""
-    monkeypatch.setattr(visualize_lambdas, "load_classifier", load_once)
-    flags.FLAGS.mark_as_parsed()
+    monkeypatch.setattr(PROGRAM.module, "load_classifier", load_once)
 
     def run(**values):
         values = {
@@ -346,14 +344,7 @@ def run_command(model_path, tmp_path, monkeypatch):
             "output_dir": str(tmp_path / "pictures"),
             **values,
         }
-        holders = {
-            name: getattr(visualize_lambdas, f"_{name.upper()}")
-            for name in values
-        }
-        with flagsaver.flagsaver(
-            *((holders[name], value) for name, value in values.items())
-        ):
-            visualize_lambdas.main(["visualize_lambdas"])
+        PROGRAM.run(**values)
         return tmp_path / "pictures"
 
     return run
@@ -397,7 +388,7 @@ def test_command_asks_with_the_brightest_pixel():
     image = np.zeros((4, 5, 3))
     image[1, 2] = 100, 100, 100
     image[3, 4] = 255, 0, 0
-    assert visualize_lambdas.find_brightest(image) == (1, 2)
+    assert PROGRAM.module.find_brightest(image) == (1, 2)
 
 
 @pytest.mark.parametrize(

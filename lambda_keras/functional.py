@@ -173,26 +173,33 @@ def apply_position_lambdas(queries, values, table, strides):
     """
     rows, *columns = queries.shape[1:-3]
     context_grid = values.shape[1:-3]
-    values = flatten_grid(values)
-    row_size = math.prod([*columns, *values.shape[1:-1], queries.shape[-1]])
-    block_size = min(max(LARGEST_EXPANSION // row_size, 1), rows)
+    queries, values = flatten_grid(queries), flatten_grid(values)
+    width = math.prod(columns)
+    row_size = width * math.prod(values.shape[1:-1]) * queries.shape[-1]
+    block_size = max(LARGEST_EXPANSION // row_size, 1)
+    if block_size >= rows:
+        embeddings = expand_offsets(
+            table, (rows, *columns), context_grid, strides
+        )
+        weights = compute_position_weights(queries, embeddings)
+        return apply_weights(weights, values)
     outputs = []
     for first in range(0, rows, block_size):
-        last = min(first + block_size, rows) - 1
+        end = min(first + block_size, rows)
         # The offsets from the last row of the block to those from its first.
-        start = (rows - 1 - last) * strides.query
-        count = count_offsets(last - first + 1, context_grid[0], strides)
+        start = (rows - end) * strides.query
+        count = count_offsets(end - first, context_grid[0], strides)
         embeddings = expand_offsets(
             table[start : start + count],
-            (last - first + 1, *columns),
+            (end - first, *columns),
             context_grid,
             strides,
         )
         weights = compute_position_weights(
-            flatten_grid(queries[:, first : last + 1]), embeddings
+            queries[:, first * width : end * width], embeddings
         )
         outputs.append(apply_weights(weights, values))
-    return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
+    return ops.concatenate(outputs, axis=1)
 
 
 def convolve_position_lambdas(queries, values, table):

@@ -1,6 +1,21 @@
 """Trains a language model on bytes, once with lambdas, once with attention.
 
-python -m examples.language_model
+    python -m examples.language_model
+
+learns from the topics of Python's own help, 0.6 MB of English, or from any
+file with --text=FILE. Both networks are causal and alike but for the layers
+in which positions interact, and have as many parameters, batches and steps.
+The one with lambda layers then goes on with a prompt byte by byte, carrying a
+state of fixed size, and writes what it would if it read its context again.
+
+On two busy CPU cores this took four minutes and reached, on text held out:
+
+    lambda       192,368 parameters   2.17 bits a character   125 s
+    attention    191,296 parameters   2.57 bits a character    86 s
+
+with 1.9 ms for each sampled byte when streamed, and 7.3 ms with the context of
+128 bytes read again. The learning rate is the same for both and was not tuned
+for either. Weights, samples, figures and a picture are in --model_dir.
 """
 
 import json

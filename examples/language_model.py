@@ -2,7 +2,7 @@
 
     python -m examples.language_model
 
-learns from the topics of Python's own help, 0.6 MB of English, or from any
+learns from the topics of Python's own help, 0.4 MB of English, or from any
 file with --text=FILE. Both networks are causal and alike but for the layers
 in which positions interact, and have as many parameters, batches and steps.
 The one with lambda layers then goes on with a prompt byte by byte, carrying a

@@ -14,8 +14,9 @@ On two busy CPU cores this took four minutes and reached, on text held out:
     attention    191,296 parameters   2.57 bits a character    86 s
 
 with 1.9 ms for each sampled byte when streamed, and 7.3 ms with the context of
-128 bytes read again. The learning rate is the same for both and was not tuned
-for either. Weights, samples, figures and a picture are in --model_dir.
+128 bytes read again. The learning rate is the same for both; another might
+suit attention better. Weights, samples, figures and a picture are in
+--model_dir.
 """
 
 import json
@@ -176,8 +177,9 @@ def make_lambdas(layer: str, width: int) -> Callable:
     """Returns a function that mixes positions by a new lambda layer."""
     arguments = {
         "num_heads": _NUM_HEADS,
-        # Statistics of a batch would tell a position about those after it.
-        # Held out, this is 0.02 bits a character better than no normalization.
+        # Statistics of a batch would tell a position about those after it in
+        # training. No normalization is as good within the noise: 2.40 bits a
+        # held-out character against 2.38 after 600 steps.
         "normalization": keras.layers.LayerNormalization(),
     }
 

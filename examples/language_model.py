@@ -14,9 +14,9 @@ On two busy CPU cores this took four minutes and reached, on text held out:
     attention    191,296 parameters   2.57 bits a character    86 s
 
 with 1.9 ms for each sampled byte when streamed, and 7.3 ms with the context of
-128 bytes read again. The learning rate is the same for both; another might
-suit attention better. Weights, samples, figures and a picture are in
---model_dir.
+128 bytes read again. With --seed=1 it is 2.23 and 2.55 bits; at twice the
+learning rate, attention reached 2.49. Such short training may favor lambdas.
+Weights, samples, figures and a picture are in --model_dir.
 """
 
 import json

@@ -2,21 +2,34 @@
 
     python -m examples.language_model
 
-learns from the topics of Python's own help, 0.4 MB of English, or from any
-file with --text=FILE. Both networks are causal and alike but for the layers
-in which positions interact, and have as many parameters, batches and steps.
-The one with lambda layers then goes on with a prompt byte by byte, carrying a
-state of fixed size, and writes what it would if it read its context again.
+learns from the topics of Python's own help (`pydoc_data.topics`, 374 kB once
+repeated paragraphs are dropped) and nothing is downloaded. Both networks have
+the same width, depth and number of steps, and 192,368 and 191,296 parameters.
+The whole took four minutes on 2 CPU cores that did other work as well.
 
-On two busy CPU cores this took four minutes and reached, on text held out:
+Measured for seeds 0 and 1, in bits a character of the last tenth of the text:
 
-    lambda       192,368 parameters   2.17 bits a character   125 s
-    attention    191,296 parameters   2.57 bits a character    86 s
+    lambda      2.17  2.23
+    attention   2.57  2.55
 
-with 1.9 ms for each sampled byte when streamed, and 7.3 ms with the context of
-128 bytes read again. With --seed=1 it is 2.23 and 2.55 bits; at twice the
-learning rate, attention reached 2.49. Such short training may favor lambdas.
-Weights, samples, figures and a picture are in --model_dir.
+Nothing longer was measured; so short a training may favor lambdas, which are
+given their neighbors by a scope where attention must learn to find them. The
+learning rate is the same. Attention reached 2.80 with half of it, 2.49 with
+twice it and 2.50 when repeated with other initial weights, so that differences
+below a tenth mean little.
+
+In three runs training took lambdas 125 to 147 s, attention 57 to 91 s. A
+character that is sampled took 1.9 to 2.3 ms with lambdas step by step, however
+long the text; reading a context of 128 bytes again for each took lambdas 7.1
+to 7.3 ms, attention 3.6 to 3.7 ms. Samples are made of words, many of them
+invented:
+
+    The object, and in these with "xk arguments always are
+       support select at what interply or identifier, argument.
+
+The folder gets lambda.keras, attention.keras, samples.txt, results.json and
+curves.png. --text learns from another file. In another process, a
+`StreamingReader` of a loaded lambda.keras reads step by step as well.
 """
 
 import json

@@ -100,10 +100,8 @@ def test_a_repeated_text_is_learned():
     # Any of 256 bytes is 8 bits, any of the text's 9 is 3.2.
     assert result["bits_per_character"] < 2
     assert result["curve"]["steps"] == [6, 12, 18, 24, 30, 36, 42, 48]
-    assert (
-        result["curve"]["bits_per_character"][-1]
-        == (result["bits_per_character"])
-    )
+    *_, last = result["curve"]["bits_per_character"]
+    assert last == result["bits_per_character"]
     sample, _ = language_model.write_sample(
         language_model.StreamingReader(model),
         b"lambda l",

@@ -1,6 +1,8 @@
 """The program that trains, from its flags to its files."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -13,7 +15,9 @@ from trainers import classifier
 from trainers import evaluation
 from trainers import recipes
 from trainers import train_classifier
+from trainers.datasets import open_dataset
 from trainers.errors import UserError
+from trainers.preprocessing import prepare_image
 from trainers.settings import make_recipe
 from trainers.settings import resolve_flags
 
@@ -32,6 +36,16 @@ def parsed_flags():
 def run_main(**values):
     with flagsaver.flagsaver(**values):
         train_classifier.main(["train_classifier"])
+
+
+def run_program(module, *arguments):
+    """Returns what a program prints to standard output."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def get_error(**values):
@@ -69,6 +83,32 @@ def test_run_leaves_its_files(trained):
         "train_state.npz",
         "training_curves.png",
     ]
+
+
+def test_run_is_exported_and_predicts_from_both_files(trained, tmp_path):
+    """From the flags of training to the top class of an image file."""
+    export_dir = tmp_path / "export"
+    run_program(
+        "export.export_model",
+        f"--model={trained / 'best.keras'}",
+        f"--export_dir={export_dir}",
+    )
+    scans = open_dataset("digits").validation.examples.take(3)
+    paths, images = [], []
+    for number, (image, _) in enumerate(scans):
+        paths.append(tmp_path / f"scan{number}.png")
+        paths[-1].write_bytes(tf.io.encode_png(image).numpy())
+        images.append(prepare_image(image, 16, crop_fraction=1.0))
+    model = evaluation.load_model(trained / "best.keras")
+    expected = model.predict(np.stack(images), verbose=0).argmax(axis=-1)
+    for file in ("saved_model", "model.tflite"):
+        printed = run_program(
+            "export.predict", *paths, f"--model={export_dir / file}", "--top=1"
+        )
+        # A line with the path, then one with the probability and the class.
+        lines = [line.split() for line in printed.splitlines()]
+        assert [line[0] for line in lines[::2]] == list(map(str, paths))
+        assert [line[1] for line in lines[1::2]] == list(map(str, expected))
 
 
 def test_run_saves_all_flags_resolved(trained):

@@ -8,13 +8,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from lambda_keras import contraction
 from lambda_keras import functional
+from lambda_keras import offsets
 from lambda_keras import running_sums
 from lambda_keras.checks import check_choice
 from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
+from lambda_keras.cost_model import ORDERS
 from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
@@ -38,11 +41,10 @@ class Visibility(NamedTuple):
 class BaseLambda(keras.layers.Layer):
     """Projects its inputs and applies content and position lambdas.
 
-    A subclass says how many offsets its embeddings have (`count_offsets`). It
-    may also say how they are brought to those that the grids reach
-    (`fit_table`), how far content is seen (`content_reach`) and how position
-    lambdas are applied (`apply_positions`). `LambdaLayer` documents the
-    arguments.
+    A subclass says how many offsets its embeddings have (`count_offsets`),
+    which one is the offset 0 (`find_centers`), and on which grids it can be
+    called (`check_grids`). It may also say how far content is seen
+    (`content_reach`). `LambdaLayer` documents the arguments.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class BaseLambda(keras.layers.Layer):
         normalization="batch",
         context_scale=1,
         position_embeddings=None,
+        contraction_order=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -86,6 +89,7 @@ class BaseLambda(keras.layers.Layer):
         check_choice(
             "key_normalization", key_normalization, ("softmax", "l2", None)
         )
+        check_choice("contraction_order", contraction_order, (None, *ORDERS))
         if not (use_content or use_position):
             raise ValueError(
                 "A lambda is made of content, of positions or of both. "
@@ -106,6 +110,7 @@ class BaseLambda(keras.layers.Layer):
         self.key_normalization = key_normalization
         self.normalization = standardize_normalization(normalization)
         self.context_scale = context_scale
+        self.contraction_order = contraction_order
         self.value_dim = filters // num_heads
         self.supports_masking = True
         self._grid = None
@@ -200,25 +205,19 @@ class BaseLambda(keras.layers.Layer):
         """Returns how far content is seen on each axis; `None` everywhere."""
         return None
 
-    def fit_table(self, table, query_grid, context_grid):
-        """Returns the embeddings of the offsets that the grids reach."""
-        return table
+    def find_centers(self, query_grid):
+        """Returns the index of the offset 0 on each axis of the table."""
+        raise NotImplementedError
 
-    def apply_positions(self, queries, values, table):
-        """Applies position lambdas that hide nothing.
+    def check_grids(self, query_grid, context_grid, in_pairs=False):
+        """Raises a `ValueError` if position lambdas do not fit the grids.
 
         Args:
-            queries: `(b, ..., g, j, k)`.
-            values: `(b, ..., g, u, v)`.
-            table: `(scope_1, ..., g, u, k)`.
-
-        Returns:
-            `(b, n, g, j, v)`.
+            query_grid: sizes of the grid of the queries.
+            context_grid: sizes of the grid of the context.
+            in_pairs: whether each pair of positions needs its embedding.
         """
-        table = self.fit_table(table, queries.shape[1:-3], values.shape[1:-3])
-        return functional.apply_position_lambdas(
-            queries, values, table, self._strides
-        )
+        raise NotImplementedError
 
     def compute_weights(self, inputs, context=None, use_causal_mask=False):
         """Computes how much of each value each query takes, in inference.
@@ -321,7 +320,8 @@ class BaseLambda(keras.layers.Layer):
             outputs = functional.apply_content_lambda(queries, content_lambda)
         if self.use_position:
             table = self._read_table(causal=False)[: self._window()]
-            weights = functional.compute_position_weights(queries, table[None])
+            embeddings = ops.transpose(table, (1, 3, 2, 0))[:, None]
+            weights = functional.compute_position_weights(queries, embeddings)
             outputs = outputs + functional.apply_weights(weights, past_values)
         outputs = ops.reshape(outputs, (-1, self.filters))
         return self._cast_outputs(outputs), (*sums, past_keys, past_values)
@@ -360,6 +360,7 @@ class BaseLambda(keras.layers.Layer):
             "normalization": normalization,
             "context_scale": self.context_scale,
             "position_embeddings": embeddings,
+            "contraction_order": self.contraction_order,
         }
 
     def _make_projection(self, name, units, stddev):
@@ -497,7 +498,7 @@ class BaseLambda(keras.layers.Layer):
         return running_sums.apply_lambdas(flatten_grid(queries), lambdas)
 
     def _compute_content_weights(self, queries, keys, visibility):
-        visible = functional.find_visible(
+        visible = offsets.find_visible(
             ops.shape(queries)[1:-3],
             ops.shape(keys)[1:-3],
             causal=visibility.causal,
@@ -523,16 +524,21 @@ class BaseLambda(keras.layers.Layer):
             )
             values = ops.where(seen, values, 0.0)
         if visibility.pairs is None:
-            return self.apply_positions(queries, values, table)
+            return self._contract(queries, values, table)
         weights = self._compute_position_weights(queries, values, table)
         seen = visibility.pairs[:, None, :, None, :, None]
         weights = ops.where(seen, weights, 0.0)
         return functional.apply_weights(weights, flatten_grid(values))
 
     def _compute_position_weights(self, queries, values, table):
-        grids = queries.shape[1:-3], values.shape[1:-3]
-        embeddings = functional.expand_offsets(
-            self.fit_table(table, *grids), *grids, self._strides
+        query_grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
+        self.check_grids(query_grid, context_grid, in_pairs=True)
+        embeddings = contraction.expand_pairs(
+            table,
+            self.find_centers(query_grid),
+            query_grid,
+            context_grid,
+            self._strides,
         )
         return functional.compute_position_weights(
             flatten_grid(queries), embeddings
@@ -543,9 +549,21 @@ class BaseLambda(keras.layers.Layer):
         if not causal:
             return table
         scopes = table.shape[:-3]
-        before = functional.find_causal_offsets(scopes)
+        before = offsets.find_causal_offsets(scopes)
         before = np.reshape(before, (*scopes, 1, 1, 1))
         return table * ops.cast(before, table.dtype)
+
+    def _contract(self, queries, values, table):
+        query_grid = queries.shape[1:-3]
+        self.check_grids(query_grid, values.shape[1:-3])
+        return contraction.contract_position_lambdas(
+            queries,
+            values,
+            table,
+            self.find_centers(query_grid),
+            self._strides,
+            self.contraction_order,
+        )
 
     def _order_weights(self, weights):
         weights = ops.transpose(weights, (0, 2, 1, 3, 4, 5))
@@ -592,10 +610,10 @@ def flatten_mask(mask, grids):
 
 def _find_strides(context_scale):
     if context_scale >= 1 and context_scale == int(context_scale):
-        return functional.Strides(query=int(context_scale), context=1)
+        return offsets.Strides(query=int(context_scale), context=1)
     inverse = 1 / context_scale if context_scale > 0 else 0
     if inverse >= 1 and abs(inverse - round(inverse)) < 1e-6:
-        return functional.Strides(query=1, context=round(inverse))
+        return offsets.Strides(query=1, context=round(inverse))
     raise ValueError(
         "`context_scale` must be a whole number or one over a whole number, "
         "because the positions of one grid must lie on the other's. "

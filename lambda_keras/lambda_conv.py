@@ -1,10 +1,7 @@
 """LambdaConv: position lambdas from a local scope, on a grid of any size."""
 
-import math
-
 import keras
 
-from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
 from lambda_keras.checks import check_positive_integers
 
@@ -20,9 +17,7 @@ class LambdaConv(BaseLambda):
     of the grid, and the cost grows linearly with the number of positions. The
     content lambda still sums over all positions.
 
-    How the position lambdas are computed (by a convolution as in the paper, or
-    the queries first) is chosen by the size of the grid and changes nothing
-    but the speed. In mixed precision the lambdas are computed in float32.
+    In mixed precision the lambdas are computed in float32.
 
     Args:
         filters: int. Number of output channels, the paper's `d`. Must be
@@ -59,6 +54,10 @@ class LambdaConv(BaseLambda):
             their grid's step have the offset 0. Defaults to `1`.
         position_embeddings: `PositionEmbeddings` to share with other layers.
             Defaults to embeddings of the layer's own.
+        contraction_order: in which order position lambdas are contracted:
+            `"queries_first"`, `"lambdas_first"` or `"convolution"`. It changes
+            the speed and the memory, not the outputs. Defaults to `None`, the
+            cheapest by the sizes at hand.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -111,6 +110,7 @@ class LambdaConv(BaseLambda):
         normalization="batch",
         context_scale=1,
         position_embeddings=None,
+        contraction_order=None,
         **kwargs,
     ):
         super().__init__(
@@ -125,6 +125,7 @@ class LambdaConv(BaseLambda):
             normalization=normalization,
             context_scale=context_scale,
             position_embeddings=position_embeddings,
+            contraction_order=contraction_order,
             **kwargs,
         )
         check_positive_integers(scope_size=scope_size)
@@ -142,31 +143,18 @@ class LambdaConv(BaseLambda):
     def content_reach(self):
         return self.scope_size // 2 if self.local_content else None
 
-    def fit_table(self, table, query_grid, context_grid):
-        if None in (*query_grid, *context_grid):
+    def find_centers(self, query_grid):
+        return [self.scope_size // 2] * len(query_grid)
+
+    def check_grids(self, query_grid, context_grid, in_pairs=False):
+        unknown = None in (*query_grid, *context_grid)
+        if unknown and (in_pairs or self.context_scale != 1):
             raise ValueError(
                 "`LambdaConv` on a grid of unknown size takes neither a mask "
                 "of pairs nor a context of another size, because its "
                 "embeddings then cannot be laid out in pairs of positions. "
                 f"Received: grids {tuple(query_grid)} and {tuple(context_grid)}"
             )
-        return functional.fit_offsets(
-            table, query_grid, context_grid, self._strides
-        )
-
-    def apply_positions(self, queries, values, table):
-        if self.context_scale == 1 and not self._expands(queries.shape[1:-3]):
-            return functional.flatten_grid(
-                functional.convolve_position_lambdas(queries, values, table)
-            )
-        return super().apply_positions(queries, values, table)
-
-    def _expands(self, grid):
-        if None in grid:
-            return False
-        embeddings = self.num_key_value_heads * self.intra_depth * self.key_dim
-        size = math.prod(grid) ** 2 * embeddings
-        return size <= functional.LARGEST_EXPANSION
 
     def get_config(self):
         return {

@@ -2,7 +2,7 @@
 
 import keras
 
-from lambda_keras import functional
+from lambda_keras import offsets
 from lambda_keras.base_lambda import BaseLambda
 
 
@@ -54,6 +54,10 @@ class LambdaLayer(BaseLambda):
             their grid's step have the offset 0. Defaults to `1`.
         position_embeddings: `PositionEmbeddings` to share with other layers.
             Defaults to embeddings of the layer's own.
+        contraction_order: in which order position lambdas are contracted:
+            `"queries_first"`, `"lambdas_first"` or `"convolution"`. It changes
+            the speed and the memory, not the outputs. Defaults to `None`, the
+            cheapest by the sizes at hand.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -112,19 +116,22 @@ class LambdaLayer(BaseLambda):
                 f"Received: grid={tuple(query_grid)}"
             )
         return [
-            functional.count_offsets(*sizes, self._strides)
+            offsets.count_offsets(*sizes, self._strides)
             for sizes in zip(query_grid, context_grid, strict=True)
         ]
 
-    def fit_table(self, table, query_grid, context_grid):
-        offsets = self.count_offsets(query_grid, context_grid)
-        if list(table.shape[:-3]) != offsets:
+    def find_centers(self, query_grid):
+        return [(size - 1) * self._strides.query for size in query_grid]
+
+    def check_grids(self, query_grid, context_grid, in_pairs=False):
+        needed = self.count_offsets(query_grid, context_grid)
+        scopes = self.position_embeddings.table.shape[:-3]
+        if list(scopes) != needed:
             raise ValueError(
                 "`LambdaLayer` takes the grid that it was built on, because "
                 "it has an embedding for each of its offsets. For another "
                 "grid build another layer and give it the embeddings that "
                 "`resize_position_embeddings` returns, or use `LambdaConv`. "
                 f"Received: grid={tuple(query_grid)} for a table of "
-                f"{tuple(table.shape[:-3])} offsets"
+                f"{tuple(scopes)} offsets"
             )
-        return table

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
-from lambda_keras import functional
+from lambda_keras import cost_model
 from tests import reference
 
 # Different primes, so that no axis can stand for another.
@@ -34,11 +34,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.fixture(params=["queries_first", "convolution"])
-def order(request, monkeypatch):
-    """Runs the test with each way of computing a LambdaConv."""
-    if request.param == "convolution":
-        monkeypatch.setattr(functional, "LARGEST_EXPANSION", 0)
+all_orders = pytest.mark.parametrize("order", cost_model.ORDERS)
 
 
 @pytest.mark.parametrize("intra_depth", [1, 3])
@@ -52,26 +48,29 @@ def test_lambda_layer_matches_reference(grid, intra_depth):
     assert_close(layer(inputs), reference.call_layer(layer, inputs))
 
 
+@all_orders
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-@pytest.mark.parametrize("rows", [1, 2, 4])
-def test_lambda_layer_in_blocks_of_rows_matches_reference(
-    grid, rows, monkeypatch
-):
-    layer = build_layer(lambda_keras.LambdaLayer(FILTERS, **SIZES), grid)
-    row_size = np.prod(grid) ** 2 // grid[0] * SIZES["key_dim"]
-    monkeypatch.setattr(functional, "LARGEST_EXPANSION", rows * row_size)
+def test_lambda_layer_in_any_order_matches_reference(grid, order):
+    layer = build_layer(
+        lambda_keras.LambdaLayer(FILTERS, contraction_order=order, **SIZES),
+        grid,
+    )
     inputs = make_inputs(grid)
     assert_close(layer(inputs), reference.call_layer(layer, inputs))
 
 
-@pytest.mark.usefixtures("order")
+@all_orders
 @pytest.mark.parametrize("scope_size", [1, 3, 7])
 @pytest.mark.parametrize("intra_depth", [1, 3])
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_lambda_conv_matches_reference(grid, intra_depth, scope_size):
+def test_lambda_conv_matches_reference(grid, intra_depth, scope_size, order):
     layer = build_layer(
         lambda_keras.LambdaConv(
-            FILTERS, scope_size, intra_depth=intra_depth, **SIZES
+            FILTERS,
+            scope_size,
+            intra_depth=intra_depth,
+            contraction_order=order,
+            **SIZES,
         ),
         grid,
     )
@@ -105,9 +104,12 @@ def test_lambda_conv_of_covering_scope_equals_lambda_layer(grid):
     assert_close(everywhere(inputs), local(inputs))
 
 
-@pytest.mark.usefixtures("order")
-def test_lambda_conv_is_equivariant_to_translation():
-    layer = build_layer(lambda_keras.LambdaConv(FILTERS, 3, **SIZES), (13, 11))
+@all_orders
+def test_lambda_conv_is_equivariant_to_translation(order):
+    layer = build_layer(
+        lambda_keras.LambdaConv(FILTERS, 3, contraction_order=order, **SIZES),
+        (13, 11),
+    )
     image = np.zeros((1, 13, 11, CHANNELS), "float32")
     image[:, 3:6, 2:6] = make_inputs((3, 4))[:1]
     # The batch norms would make a constant out of the zeros around the object.

@@ -1,7 +1,5 @@
 """Masks, contexts, heads, normalizations and steps, against the loops."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import lambda_keras
-from lambda_keras import functional
 from tests import reference
 from tests.test_lambda_layers import CHANNELS
 from tests.test_lambda_layers import FILTERS
@@ -272,11 +269,8 @@ def test_causal_content_is_stable_when_early_keys_are_small(arguments, scale):
 )
 @all_layers
 def test_context_on_a_related_grid_matches_reference(
-    arguments, grid, context_grid, context_scale, monkeypatch
+    arguments, grid, context_grid, context_scale
 ):
-    # Two rows at once.
-    row_size = math.prod([*grid[1:], *context_grid, SIZES["key_dim"]])
-    monkeypatch.setattr(functional, "LARGEST_EXPANSION", 2 * row_size)
     layer = make_layer(context_scale=context_scale, **arguments)
     inputs = make_inputs(grid)
     context = np.random.default_rng(5).normal(size=(2, *context_grid, 5))

@@ -117,7 +117,7 @@ def build_keras_contestant(name: str, case: Case):
         case.mode,
         compiled=name.endswith("compiled"),
     )
-    return step, layer.count_params()
+    return step, {"parameters": layer.count_params()}
 
 
 def build_torch_contestant(name: str, case: Case):
@@ -143,7 +143,7 @@ def build_torch_contestant(name: str, case: Case):
         case.mode,
         compiled=name.endswith("compiled"),
     )
-    return step, sum(weight.numel() for weight in weights)
+    return step, {"parameters": sum(weight.numel() for weight in weights)}
 
 
 def build_matrix_product(size: int):
@@ -153,9 +153,10 @@ def build_matrix_product(size: int):
     inputs = keras.Input((size,), batch_size=size)
     matrix = keras.layers.Dense(size, use_bias=False)
     model = keras.Model(inputs, matrix(inputs))
-    return frameworks.prepare_keras(
+    step = frameworks.prepare_keras(
         model, _make_inputs((size, size)), "forward"
-    ), 0
+    )
+    return step, {}
 
 
 def _build_ours(case):

@@ -18,7 +18,6 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from absl import app
@@ -28,6 +27,9 @@ from tqdm import tqdm
 from benchmarks import cases
 from benchmarks import frameworks
 from benchmarks import reports
+from benchmarks.arguments import check_names
+from benchmarks.arguments import check_peers
+from benchmarks.arguments import parse_numbers
 from benchmarks.cases import Case
 from benchmarks.workers import MIB
 from benchmarks.workers import Launcher
@@ -95,7 +97,7 @@ def make_row(case: Case, name: str, measurement: Measurement) -> dict[str, Any]:
         "min_ms": 1000 * min(seconds) if seconds else None,
         "rounds": len(seconds),
         "peak_mib": measurement.peak / MIB if seconds else None,
-        "parameters": measurement.num_parameters or None,
+        "parameters": measurement.facts.get("parameters"),
         "note": measurement.error,
     }
 
@@ -189,6 +191,7 @@ def main(argv: list[str]) -> None:
         contestants = check_names(
             "contestants", _CONTESTANTS.value, cases.CONTESTANTS
         )
+        check_peers("contestants", cases.find_frameworks(contestants))
     except UserError as error:
         sys.exit(f"Error: {error}")
     setting = Setting(
@@ -211,37 +214,6 @@ def list_cases(
         Case(*names)
         for names in itertools.product(shapes, scopes, batch_sizes, modes)
     ]
-
-
-def check_names(flag: str, names: list[str], known: Iterable[str]) -> list[str]:
-    """Returns the names of a flag.
-
-    Raises:
-        UserError: If one is not known.
-    """
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise UserError(
-            f"--{flag} must be some of {','.join(known)}. "
-            f"Received: {','.join(names)}"
-        )
-    return names
-
-
-def parse_numbers(flag: str, numbers: list[str]) -> list[int]:
-    """Returns the positive whole numbers of a flag.
-
-    Raises:
-        UserError: If one is not.
-    """
-    if not numbers or not all(
-        number.isdecimal() and int(number) for number in numbers
-    ):
-        raise UserError(
-            f"--{flag} must be positive whole numbers. "
-            f"Received: {','.join(numbers)}"
-        )
-    return [int(number) for number in numbers]
 
 
 def run() -> None:

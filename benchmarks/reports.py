@@ -139,6 +139,11 @@ def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("time of the fastest other lambda layer / time of ours")
     axes.legend()
+    write_figure(figure, path)
+
+
+def write_figure(figure, path: pathlib.Path) -> None:
+    """Writes a PNG file, which is there whole or not at all."""
     temporary = path.with_suffix(".tmp")
     figure.savefig(temporary, format="png", dpi=150)
     os.replace(temporary, path)

@@ -49,12 +49,12 @@ class Task(NamedTuple):
     Attributes:
         framework: `"keras"` or `"torch"`.
         build: function of a module that returns a step, which is a function
-            without arguments, and a number of parameters.
+            without arguments, and a dictionary of facts to report.
         arguments: of `build`.
     """
 
     framework: str
-    build: Callable[..., tuple[Callable[[], Any], int]]
+    build: Callable[..., tuple[Callable[[], Any], dict[str, Any]]]
     arguments: tuple
 
 
@@ -65,13 +65,13 @@ class Measurement:
     Attributes:
         seconds: of each timed call.
         peak: bytes that the process needed beyond those of the framework.
-        num_parameters: what `Task.build` returned.
+        facts: what `Task.build` returned.
         error: why there are no times, or empty.
     """
 
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak: int = 0
-    num_parameters: int = 0
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
 
     @property
@@ -116,7 +116,7 @@ class Worker:
         """Waits until the contestant is built and has run."""
         reply = self._ask(None)
         if reply is not None:
-            self.measurement.num_parameters = reply
+            self.measurement.facts = reply
 
     def take_turn(self) -> None:
         """Times one call."""
@@ -200,11 +200,11 @@ def _serve(connection, task, setting):
         _limit_resources(setting)
         frameworks.start(task.framework, setting.threads)
         baseline = read_memory("VmRSS")
-        step, num_parameters = task.build(*task.arguments)
+        step, facts = task.build(*task.arguments)
         for _ in range(_WARM_UP_CALLS):
             last = _time(step)
         reset_peak_memory()
-        connection.send(num_parameters)
+        connection.send(facts)
         while connection.recv() == "time":
             if last < _LONG_CALL:
                 step()

@@ -34,7 +34,9 @@ def count_multiply_adds(
 
     The cheaper of lambdas first and queries first (see
     `lambda_keras.functional`) for the positions, with the projections and the
-    content lambda. Normalizations, softmax and sums are left out.
+    content lambda. Lambdas of positions are added to that of the content
+    before the queries take both. Normalizations, softmax and sums are left
+    out.
 
     Args:
         grid: sizes of the axes of positions.

@@ -21,6 +21,7 @@ SHAPES = {
     "32x32x512": (32, 512),
 }
 SCOPES = {"7": 7, "23": 23, "global": None}
+LIMIT = "arithmetic_limit"
 PEERS = ("timm", "timm_compiled", "lucidrains", "lucidrains_compiled")
 CONTESTANTS = (
     "ours",
@@ -177,7 +178,9 @@ def _build_ours(case):
 def _build_keras_convolution(case):
     import keras
 
-    return keras.layers.Conv2D(case.channels, 3, padding="same")
+    inputs = keras.Input((case.size, case.size, case.channels))
+    convolution = keras.layers.Conv2D(case.channels, 3, padding="same")
+    return keras.Model(inputs, convolution(inputs))
 
 
 def _build_keras_attention(case):

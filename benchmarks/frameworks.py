@@ -34,9 +34,9 @@ def load(framework: str) -> None:
         return
     import keras
 
-    import lambda_keras
-
-    _ = keras, lambda_keras
+    # With this Keras imports TensorFlow where it is installed, on every
+    # backend; it does the same later for layers that copy a normalization.
+    keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
 
 
 def start(framework: str, threads: int) -> None:

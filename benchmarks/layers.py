@@ -73,7 +73,6 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _MATRIX_SIZE = 2048
-_LIMIT = "arithmetic_limit"
 
 
 def measure_matrix_rate(launcher: Launcher, setting: Setting) -> float:
@@ -96,7 +95,7 @@ def make_row(case: Case, name: str, measurement: Measurement) -> dict[str, Any]:
         "median_ms": 1000 * measurement.median if seconds else None,
         "min_ms": 1000 * min(seconds) if seconds else None,
         "rounds": len(seconds),
-        "peak_mib": measurement.peak / MIB if seconds else None,
+        "peak_mib": measurement.peak / MIB if measurement.peak else None,
         "parameters": measurement.facts.get("parameters"),
         "note": measurement.error,
     }
@@ -114,7 +113,7 @@ def measure_case(
         cases.make_tasks(case, contestants), launchers, setting
     )
     limit = Measurement([case.compute_limit(rate)])
-    measurements = {_LIMIT: limit, **measurements}
+    measurements = {cases.LIMIT: limit, **measurements}
     return [make_row(case, *item) for item in measurements.items()]
 
 
@@ -171,7 +170,7 @@ def measure_layers(
             tqdm.write(format_case(case, found))
             rows += found
             reports.write_csv(output / "layers.csv", rows)
-    print(reports.summarize(rows))
+    print(f"{reports.summarize(rows)}\n\n{reports.format_limits(rows)}")
     reports.draw_ratios(rows, output / "layers.png")
     return rows
 

@@ -5,15 +5,16 @@
 - [lambda-networks](https://github.com/lucidrains/lambda-networks)
 """
 
+import importlib
+
 import torch
 
 
 def load() -> None:
-    """Imports timm and lambda-networks."""
+    """Imports timm, lambda-networks and the compiler of PyTorch."""
     _import_timm()
-    import lambda_networks
-
-    _ = lambda_networks
+    importlib.import_module("lambda_networks")
+    importlib.import_module("torch._inductor.compile_fx")
 
 
 def build_timm_layer(

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.cases import LIMIT
 from benchmarks.cases import PEERS
 
 
@@ -75,7 +76,7 @@ def compare(
         ours, other = contestants.get("ours"), choose(contestants)
         if case[-1] != mode or ours is None or other is None:
             continue
-        if ours[column] > 0 and other[column] > 0:
+        if ours[column] and other[column]:
             ratios[case] = other[column] / ours[column]
     return ratios
 
@@ -87,40 +88,67 @@ def choose_best_peer(contestants: dict[str, dict]) -> dict | None:
 
 
 def summarize(rows: list[dict[str, Any]]) -> str:
-    """Returns what others take, in units of ours, over all cases."""
-    names = dict.fromkeys(row["contestant"] for row in rows)
-    choices = {"best lambda layer of others": choose_best_peer}
-    for name in names:
+    """Returns what others take, in units of ours, over all cases.
+
+    The table has geometric means of the ratios of the medians, of the quickest
+    calls, which a busy machine disturbs less, and of the memory; and the case
+    in which the ratio of the medians is smallest.
+    """
+    choices = {"fastest other lambda": choose_best_peer}
+    for name in dict.fromkeys(row["contestant"] for row in rows):
         if name != "ours":
             choices[name] = lambda found, name=name: found.get(name)
     table = []
     for name, choose in choices.items():
-        for mode in dict.fromkeys(row["mode"] for row in rows):
-            times = compare(rows, mode, choose)
-            if times:
-                memory = compare(rows, mode, choose, "peak_mib")
-                table.append([name, mode, *_describe(times, memory)])
-    header = ["ours = 1", "mode", "time", "worst", "in", "memory", "cases"]
-    return format_table(header, table)
+        for mode in _list_modes(rows):
+            ratios = [
+                compare(rows, mode, choose, column)
+                for column in ("median_ms", "min_ms", "peak_mib")
+            ]
+            if ratios[0]:
+                table.append([name, mode, *_describe(*ratios)])
+    header = ["ours = 1", "mode", "cases", "median", "min", "memory"]
+    return format_table([*header, "worst", "in"], table)
 
 
-def _describe(times, memory):
-    worst = min(times, key=times.get)
-    shape, scope, batch_size, _ = worst
-    return (
-        geometric_mean(list(times.values())),
-        times[worst],
-        f"{shape} scope {scope} batch {batch_size}",
-        geometric_mean(list(memory.values())) if memory else None,
-        len(times),
-    )
+def format_limits(rows: list[dict[str, Any]]) -> str:
+    """Returns what ours take, in units of what arithmetic alone takes."""
+    limits = {
+        mode: compare(rows, mode, lambda found: found.get(LIMIT))
+        for mode in _list_modes(rows)
+    }
+    layers = dict.fromkeys(case[:-1] for case in group_by_case(rows))
+    table = []
+    for layer in layers:
+        shares = [limits[mode].get((*layer, mode)) for mode in limits]
+        if any(shares):
+            table.append([_name(layer), *(s and 1 / s for s in shares)])
+    return format_table(["arithmetic limit = 1", *limits], table)
+
+
+def _list_modes(rows):
+    return list(dict.fromkeys(row["mode"] for row in rows))
+
+
+def _name(layer):
+    shape, scope, batch_size = layer
+    return f"{shape}, scope {scope}, batch {batch_size}"
+
+
+def _describe(medians, minima, memory):
+    worst = min(medians, key=medians.get)
+    means = [
+        geometric_mean(list(ratios.values())) if ratios else None
+        for ratios in (medians, minima, memory)
+    ]
+    return [len(medians), *means, medians[worst], _name(worst[:-1])]
 
 
 def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws the time of the best peer in units of ours, a bar a case."""
     from matplotlib.figure import Figure
 
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    modes = _list_modes(rows)
     ratios = {mode: compare(rows, mode, choose_best_peer) for mode in modes}
     cases = list(dict.fromkeys(case[:-1] for case in group_by_case(rows)))
     figure = Figure(figsize=(8, 1.5 + 0.3 * len(cases)), layout="constrained")
@@ -133,7 +161,7 @@ def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(
         [place + 0.4 - height / 2 for place in range(len(cases))],
-        [f"{shape}, scope {r}, batch {b}" for shape, r, b in cases],
+        [_name(case) for case in cases],
     )
     axes.invert_yaxis()
     axes.set_xscale("log")

@@ -1,6 +1,10 @@
-"""How many multiply-adds a lambda layer needs, and how fast they could be."""
+"""How many multiply-adds a lambda layer needs."""
 
 import math
+
+# The gradients of the inputs and of the weights take as many multiply-adds
+# each as the forward pass.
+PASSES = {"forward": 1, "train": 3}
 
 
 def count_visible_pairs(size: int, scope: int | None) -> int:
@@ -55,18 +59,3 @@ def count_multiply_adds(
     content = key_dim * value_dim * (1 + num_heads)
     pair_cost = min(key_dim * value_dim, num_heads * (key_dim + value_dim))
     return positions * (projections + content) + pairs * pair_cost
-
-
-def compute_limit(
-    multiply_adds: int, operations_per_second: float, mode: str
-) -> float:
-    """Returns the seconds that the multiply-adds of a step take at least.
-
-    Args:
-        multiply_adds: of the forward pass, two operations each.
-        operations_per_second: what a large matrix product reaches.
-        mode: `"forward"`, or `"train"`, whose gradients of the inputs and of
-            the weights take as many multiply-adds again each.
-    """
-    passes = {"forward": 1, "train": 3}[mode]
-    return 2 * passes * multiply_adds / operations_per_second

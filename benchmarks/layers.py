@@ -2,7 +2,9 @@ r"""Times whole lambda layers beside those of others and beside arithmetic.
 
     python -m benchmarks.layers --output=runs/benchmarks
 
-prints a table for each case, then a summary, and writes layers.csv and
+prints a table for each case, then what others take beside ours and what ours
+take beside the time of the multiply-adds alone (at the rate of a large matrix
+product, measured in turn with the rest), and writes layers.csv and
 layers.png. Everything takes about two hours on two cores; for a first look:
 
     python -m benchmarks.layers --cases=14x14x256 --scopes=23 --batch_sizes=8 \
@@ -35,7 +37,6 @@ from benchmarks.workers import MIB
 from benchmarks.workers import Launcher
 from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
-from benchmarks.workers import Task
 from benchmarks.workers import measure
 from trainers.errors import UserError
 
@@ -72,19 +73,6 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of layers.csv and layers.png. Required."
 )
 
-_MATRIX_SIZE = 2048
-
-
-def measure_matrix_rate(launcher: Launcher, setting: Setting) -> float:
-    """Returns the operations a second of a large matrix product."""
-    task = Task("keras", cases.build_matrix_product, (_MATRIX_SIZE,))
-    (measurement,) = measure(
-        {"matrix_product": task}, {"keras": launcher}, setting
-    ).values()
-    if measurement.error:
-        raise RuntimeError(f"The matrix product failed: {measurement.error}")
-    return 2 * _MATRIX_SIZE**3 / measurement.median
-
 
 def make_row(case: Case, name: str, measurement: Measurement) -> dict[str, Any]:
     """Returns a row of layers.csv."""
@@ -106,14 +94,14 @@ def measure_case(
     contestants: list[str],
     launchers: dict[str, Launcher],
     setting: Setting,
-    rate: float,
 ) -> list[dict[str, Any]]:
     """Returns the rows of a case, one a contestant, the limit first."""
-    measurements = measure(
-        cases.make_tasks(case, contestants), launchers, setting
-    )
-    limit = Measurement([case.compute_limit(rate)])
-    measurements = {cases.LIMIT: limit, **measurements}
+    tasks = {
+        cases.LIMIT: cases.MATRIX_PRODUCT,
+        **cases.make_tasks(case, contestants),
+    }
+    measurements = measure(tasks, launchers, setting)
+    measurements[cases.LIMIT] = case.compute_limit(measurements[cases.LIMIT])
     return [make_row(case, *item) for item in measurements.items()]
 
 
@@ -132,7 +120,7 @@ def format_case(case: Case, rows: list[dict[str, Any]]) -> str:
                 median / ours[0] if known else None,
                 row["peak_mib"],
                 row["rounds"],
-                row["note"],
+                row["note"][:60],
             ]
         )
     header = ["", "median ms", "min ms", "ours = 1", "MiB", "rounds", "note"]
@@ -163,10 +151,8 @@ def measure_layers(
             framework: stack.enter_context(Launcher(framework, setting))
             for framework in cases.find_frameworks(contestants)
         }
-        rate = measure_matrix_rate(launchers["keras"], setting)
-        print(f"Matrix product: {rate / 1e9:.1f} GFLOP/s\n")
         for case in tqdm(chosen, "cases"):
-            found = measure_case(case, contestants, launchers, setting, rate)
+            found = measure_case(case, contestants, launchers, setting)
             tqdm.write(format_case(case, found))
             rows += found
             reports.write_csv(output / "layers.csv", rows)

@@ -143,8 +143,7 @@ class Worker:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             reply = RuntimeError("the process ended, likely out of memory")
         if isinstance(reply, Exception):
-            lines = str(reply).strip().splitlines() or [type(reply).__name__]
-            self.measurement.error = lines[0][:200]
+            self.measurement.error = " ".join(str(reply).split())[:200]
             return None
         return reply
 

@@ -84,9 +84,15 @@ def test_multiply_adds_are_those_of_the_cheaper_order(
     ) == projections + content + min(orders)
 
 
-def test_limit_of_training_is_three_forward_passes():
-    assert arithmetic.compute_limit(50, 1000, "forward") == pytest.approx(0.1)
-    assert arithmetic.compute_limit(50, 1000, "train") == pytest.approx(0.3)
+@pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("train", 3)])
+def test_limit_is_the_share_of_a_matrix_product(mode, passes):
+    case = Case("7x7x512", "global", 5, mode)
+    # Queries first: 49 * 49 pairs of 4 * (16 + 128) multiply-adds.
+    multiply_adds = 49 * 512 * (64 + 16 + 128)
+    multiply_adds += 49 * 16 * 128 * 5 + 49 * 49 * 4 * (16 + 128)
+    limit = case.compute_limit(workers.Measurement([0.25, 0.5]))
+    share = passes * 5 * multiply_adds / 2048**3
+    assert limit.seconds == pytest.approx([0.25 * share, 0.5 * share])
 
 
 def test_geometric_mean_of_reciprocals_is_the_reciprocal():

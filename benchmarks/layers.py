@@ -10,6 +10,9 @@ layers.png. Everything takes about two hours on two cores; for a first look:
     python -m benchmarks.layers --cases=14x14x256 --scopes=23 --batch_sizes=8 \
         --output=runs/benchmarks
 
+Run it on a machine that does nothing else: beside one busy process PyTorch,
+whose threads wait for each other, takes ten times as long.
+
 Others run in PyTorch, which the extra `peers` of this project installs;
 without it, choose among ours: --contestants=ours,keras_conv,keras_attention.
 Our layers run on the backend that KERAS_BACKEND names.

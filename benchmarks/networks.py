@@ -5,14 +5,14 @@ r"""Times whole networks beside others, and beside the paper's ratios.
 prints images a second, parameters and memory, then how the hybrids of lambda
 layers and convolutions compare with what the paper reports, and writes
 networks.csv, in the columns of timm's benchmarks, and networks.png. It takes
-about half an hour on two cores; for a first look:
+an hour or so on two cores; for a first look:
 
     python -m benchmarks.networks --models=resnet50_cccc,resnet50_ccll \
         --image_size=64 --output=runs/benchmarks
 
-Models of timm run in PyTorch, which the extra `peers` of this project
-installs; choose others without it. Ours run on the backend that KERAS_BACKEND
-names.
+Run it on a machine that does nothing else. Models of timm run in PyTorch,
+which the extra `peers` of this project installs; choose others without it. Ours
+run on the backend that KERAS_BACKEND names.
 """
 
 import contextlib
@@ -81,8 +81,9 @@ def measure_networks(
     *,
     batch_size: int,
     image_size: int,
+    output: pathlib.Path,
 ) -> list[dict[str, Any]]:
-    """Returns the rows of networks.csv, one a model.
+    """Measures models in one mode after the other, and writes the results.
 
     Args:
         names: some of `models.MODELS`.
@@ -90,7 +91,13 @@ def measure_networks(
         setting: how long and on what.
         batch_size: number of images a step.
         image_size: height and width in pixels; 0 for each model's own.
+        output: folder of networks.csv and networks.png, which is made if need
+            be.
+
+    Returns:
+        The rows of networks.csv, one a model.
     """
+    output.mkdir(parents=True, exist_ok=True)
     sizes = {
         name: image_size or models.MODELS[name].image_size for name in names
     }
@@ -101,7 +108,7 @@ def measure_networks(
             for framework in models.find_frameworks(names)
         }
         for mode in modes:
-            print(f"Timing {mode}: {', '.join(names)}", flush=True)
+            print(f"Timing {mode}", flush=True)
             tasks = {
                 name: models.make_task(name, mode, batch_size, sizes[name])
                 for name in names
@@ -111,6 +118,8 @@ def measure_networks(
                 rows[name] |= make_columns(
                     mode, measurement, batch_size, sizes[name]
                 )
+            reports.write_csv(output / "networks.csv", list(rows.values()))
+    draw_throughputs(list(rows.values()), output / "networks.png")
     return list(rows.values())
 
 
@@ -212,7 +221,9 @@ def draw_throughputs(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         axes.set_xlabel("millions of parameters")
         axes.set_ylabel("images a second")
         axes.set_yscale("log")
-        axes.margins(x=0.25, y=0.1)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.margins(x=0.4, y=0.1)
     reports.write_figure(figure, path)
 
 
@@ -233,17 +244,14 @@ def main(argv: list[str]) -> None:
         seconds=_SECONDS.value,
         max_rounds=_ROUNDS.value,
     )
-    output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
     rows = measure_networks(
         names,
         modes,
         setting,
         batch_size=_BATCH_SIZE.value,
         image_size=_IMAGE_SIZE.value,
+        output=pathlib.Path(_OUTPUT.value),
     )
-    reports.write_csv(output / "networks.csv", rows)
-    draw_throughputs(rows, output / "networks.png")
     print(format_rows(rows))
     comparison = compare_with_paper(rows)
     if comparison:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from benchmarks import frameworks
 
 MIB = 2**20
@@ -162,16 +164,13 @@ def measure(
         A measurement for each contestant, by its name.
     """
     workers = {}
-    for name, task in tasks.items():
+    for name, task in tqdm(tasks.items(), "building", leave=False):
         workers[name] = launchers[task.framework].start(task)
         # One after the other, for two that compile might need too much memory.
         workers[name].wait()
-    while True:
-        waiting = [w for w in workers.values() if w.needs_turn(setting)]
+    while waiting := [w for w in workers.values() if w.needs_turn(setting)]:
         for worker in waiting:
             worker.take_turn()
-        if not waiting:
-            break
     for worker in workers.values():
         worker.stop()
     return {name: worker.measurement for name, worker in workers.items()}

@@ -196,6 +196,24 @@ def test_layers_are_measured_in_processes(tmp_path):
     assert (tmp_path / "layers.png").stat().st_size > 0
 
 
+def test_network_is_measured_in_a_process(tmp_path):
+    _NETWORKS.run(
+        models=["resnet50_ccll"],
+        modes=["infer"],
+        batch_size=2,
+        image_size=32,
+        rounds=3,
+        output=str(tmp_path),
+    )
+    with open(tmp_path / "networks.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["model"], row["infer_note"]) == ("resnet50_ccll", "")
+    assert float(row["param_count"]) == 15.559736
+    seconds = float(row["infer_step_time"]) / 1000
+    assert float(row["infer_samples_per_sec"]) == pytest.approx(2 / seconds)
+    assert (tmp_path / "networks.png").stat().st_size > 0
+
+
 def test_worker_that_fails_says_why():
     case = Case("7x7x512", "7", 1, "forward")
     setting = workers.Setting(threads=1)

@@ -79,7 +79,10 @@ class Case(NamedTuple):
             * arithmetic.PASSES[self.mode]
             / _MATRIX_SIZE**3
         )
-        return Measurement([share * s for s in matrix_product.seconds])
+        return Measurement(
+            [share * seconds for seconds in matrix_product.seconds],
+            error=matrix_product.error,
+        )
 
 
 def make_tasks(case: Case, contestants: list[str]) -> dict[str, Task]:

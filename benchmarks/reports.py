@@ -147,6 +147,7 @@ def _describe(medians, minima, memory):
 def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Draws the time of the best peer in units of ours, a bar a case."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     modes = _list_modes(rows)
     ratios = {mode: compare(rows, mode, choose_best_peer) for mode in modes}
@@ -155,9 +156,10 @@ def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes = figure.subplots()
     height = 0.8 / len(modes)
     for index, mode in enumerate(modes):
-        bars = [ratios[mode].get((*case, mode), math.nan) for case in cases]
+        ends = [ratios[mode].get((*case, mode), math.nan) for case in cases]
+        bars = [end - 1 for end in ends]
         places = [place + index * height for place in range(len(cases))]
-        axes.barh(places, bars, height, label=mode)
+        axes.barh(places, bars, height, left=1, label=mode)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(
         [place + 0.4 - height / 2 for place in range(len(cases))],
@@ -165,8 +167,11 @@ def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     )
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("time of the fastest other lambda layer / time of ours")
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=len(modes))
     write_figure(figure, path)
 
 

@@ -1,0 +1,1 @@
+"""Programs that measure the layers and the networks beside others."""

@@ -19,6 +19,7 @@ from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
 from lambda_keras.cost_model import ORDERS
 from lambda_keras.functional import flatten_grid
+from lambda_keras.normalization import find_affine
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
@@ -380,15 +381,15 @@ class BaseLambda(keras.layers.Layer):
         )
 
     def _project_queries(self, inputs, mask, training):
-        queries = self._normalize(
-            self.query_normalization, self.query(inputs), mask, training
+        queries = self._project(
+            inputs, self.query, self.query_normalization, mask, training
         )
         shared = self.num_heads // self.num_key_value_heads
         return self._split(queries, (shared, self.key_dim))
 
     def _project_context(self, context, mask, training):
-        values = self._normalize(
-            self.value_normalization, self.value(context), mask, training
+        values = self._project(
+            context, self.value, self.value_normalization, mask, training
         )
         values = self._split(values, (self.intra_depth, self.value_dim))
         if not self.use_content:
@@ -396,10 +397,17 @@ class BaseLambda(keras.layers.Layer):
         keys = self._split(self.key(context), (self.intra_depth, self.key_dim))
         return keys, values
 
-    def _normalize(self, normalization, tensor, mask, training):
-        if isinstance(normalization, keras.layers.BatchNormalization):
-            return normalization(tensor, training=training, mask=mask)
-        return normalization(tensor, training=training)
+    def _project(self, inputs, projection, normalization, mask, training):
+        if not isinstance(normalization, keras.layers.BatchNormalization):
+            return normalization(projection(inputs), training=training)
+        if training or projection.quantization_mode is not None:
+            return normalization(
+                projection(inputs), training=training, mask=mask
+            )
+        scale, shift = find_affine(normalization)
+        kernel = ops.cast(projection.kernel, scale.dtype) * scale
+        outputs = ops.matmul(inputs, ops.cast(kernel, self.compute_dtype))
+        return outputs + ops.cast(shift, self.compute_dtype)
 
     def _split(self, tensor, depths):
         grid = ops.shape(tensor)[1:-1]
@@ -448,12 +456,10 @@ class BaseLambda(keras.layers.Layer):
         ordered = visibility.causal or reach is not None
         if visibility.pairs is None and not ordered:
             content_lambda = functional.compute_content_lambda(
-                functional.normalize_keys(
-                    flatten_grid(keys),
-                    self.key_normalization,
-                    visibility.padding,
-                ),
+                flatten_grid(keys),
                 flatten_grid(values),
+                self.key_normalization,
+                visibility.padding,
             )
             return functional.apply_content_lambda(
                 flatten_grid(queries), content_lambda
@@ -580,8 +586,9 @@ class BaseLambda(keras.layers.Layer):
 
     def _step_content(self, sums, keys, values, past_keys, past_values):
         if self.content_reach() is not None:
-            keys = functional.normalize_keys(past_keys, self.key_normalization)
-            return sums, functional.compute_content_lambda(keys, past_values)
+            return sums, functional.compute_content_lambda(
+                past_keys, past_values, self.key_normalization
+            )
         here = running_sums.start_sums(keys, values, self.key_normalization)
         sums = running_sums.merge_sums(running_sums.RunningSums(*sums), here)
         lambdas = running_sums.finish_sums(

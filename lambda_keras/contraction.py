@@ -145,7 +145,7 @@ def contract_lambdas_first(queries, values, table, centers, strides):
         `(b, n, g, j, v)`.
     """
     grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
-    groups, shared, key_dim = queries.shape[-3:]
+    groups, _, key_dim = queries.shape[-3:]
     value_dim = values.shape[-1]
     positions = math.prod(grid)
     embeddings, (band,) = expand_bands(
@@ -163,8 +163,12 @@ def contract_lambdas_first(queries, values, table, centers, strides):
     )
     lambdas = ops.matmul(values, ops.swapaxes(embeddings, 1, 2))
     lambdas = ops.reshape(lambdas, (groups, -1, value_dim, positions, key_dim))
-    queries = ops.reshape(queries, (-1, positions, groups, shared, key_dim))
-    return ops.einsum("bngjk,gbvnk->bngjv", queries, lambdas)
+    queries = flatten_grid(queries)
+    outputs = [
+        _apply_lambdas(queries[:, :, group], lambdas[group])
+        for group in range(groups)
+    ]
+    return ops.stack(outputs, axis=2)
 
 
 def contract_by_convolution(queries, values, table):
@@ -195,9 +199,7 @@ def contract_by_convolution(queries, values, table):
         lambdas = ops.reshape(
             lambdas, (-1, value_dim, math.prod(grid), table.shape[-1])
         )
-        outputs.append(
-            ops.einsum("bnjk,bvnk->bnjv", queries[:, :, group], lambdas)
-        )
+        outputs.append(_apply_lambdas(queries[:, :, group], lambdas))
     return ops.stack(outputs, axis=2)
 
 
@@ -462,6 +464,11 @@ def _to_positions(weights, groups, shared):
     weights = ops.reshape(weights, (-1, groups, positions, shared * context))
     weights = ops.transpose(weights, (1, 2, 0, 3))
     return ops.reshape(weights, (groups * positions, -1, context))
+
+
+def _apply_lambdas(queries, lambdas):
+    """Applies `(b, v, n, k)` to `(b, n, j, k)`, to `(b, n, j, v)`."""
+    return ops.matmul(queries, ops.transpose(lambdas, (0, 2, 3, 1)))
 
 
 def _convolve(images, kernel):

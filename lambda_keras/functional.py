@@ -34,51 +34,30 @@ def flatten_grid(tensor):
     return ops.reshape(tensor, (-1, math.prod(grid), groups, number, depth))
 
 
-def normalize_keys(keys, normalization, visible=None):
-    """Normalizes the keys over the context.
-
-    Args:
-        keys: `(b, m, g, u, k)`.
-        normalization: `"softmax"` (each column sums to 1), `"l2"` (each
-            column has norm 1) or `None`.
-        visible: bools, `(b, m)`. The other positions get zero.
-
-    Returns:
-        The same shape. A column that sees nothing is zero.
-    """
-    if visible is not None:
-        visible = visible[:, :, None, None, None]
-    return _normalize(keys, normalization, visible, axis=1)
-
-
-def invert_totals(totals, normalization):
-    """Returns what normalizes keys, of the sum of their weights.
-
-    Args:
-        totals: sums of exponentials for `"softmax"`, of squares for `"l2"`.
-        normalization: as in `normalize_keys`.
-
-    Returns:
-        The shape of the totals. Where there is nothing to normalize, finite.
-    """
-    if normalization == "softmax":
-        return 1.0 / ops.where(totals > 0, totals, 1.0)
-    if normalization == "l2":
-        return ops.rsqrt(ops.maximum(totals, _TINY))
-    return ops.ones_like(totals)
-
-
-def compute_content_lambda(keys, values):
+def compute_content_lambda(keys, values, normalization, visible=None):
     """Sums the normalized keys times the values over the context.
 
     Args:
-        keys: `(b, m, g, u, k)`, as from `normalize_keys`.
+        keys: `(b, m, g, u, k)`.
         values: `(b, m, g, u, v)`.
+        normalization: what the keys are brought to over the context:
+            `"softmax"` (each column sums to 1), `"l2"` (each column has norm
+            1) or `None`.
+        visible: bools, `(b, m)`. The other positions have no part.
 
     Returns:
-        One lambda an example and group, `(b, g, k, v)`.
+        One lambda an example and group, `(b, g, k, v)`. Zero where nothing is
+        visible.
     """
-    return ops.einsum("bmguk,bmguv->bgkv", keys, values)
+    if visible is not None:
+        visible = visible[:, :, None, None, None]
+    keys, totals = _weigh_keys(keys, normalization, visible, axis=1)
+    keys = ops.transpose(keys, (0, 2, 3, 1, 4))
+    values = ops.transpose(values, (0, 2, 3, 1, 4))
+    # A lambda is smaller than the keys, so it is what is scaled.
+    lambdas = ops.matmul(ops.swapaxes(keys, 3, 4), values)  # (b, g, u, k, v)
+    lambdas = lambdas * invert_totals(totals[:, 0], normalization)[..., None]
+    return ops.sum(lambdas, axis=2)
 
 
 def apply_content_lambda(queries, content_lambda):
@@ -91,7 +70,30 @@ def apply_content_lambda(queries, content_lambda):
     Returns:
         `(b, n, g, j, v)`.
     """
-    return ops.einsum("bngjk,bgkv->bngjv", queries, content_lambda)
+    _, positions, groups, shared, key_dim = ops.shape(queries)
+    value_dim = content_lambda.shape[-1]
+    queries = ops.transpose(queries, (0, 2, 1, 3, 4))
+    queries = ops.reshape(queries, (-1, groups, positions * shared, key_dim))
+    outputs = ops.matmul(queries, content_lambda)
+    outputs = ops.reshape(outputs, (-1, groups, positions, shared, value_dim))
+    return ops.transpose(outputs, (0, 2, 1, 3, 4))
+
+
+def invert_totals(totals, normalization):
+    """Returns what normalizes keys, of the sum of their weights.
+
+    Args:
+        totals: sums of exponentials for `"softmax"`, of squares for `"l2"`.
+        normalization: as in `compute_content_lambda`.
+
+    Returns:
+        The shape of the totals. Where there is nothing to normalize, finite.
+    """
+    if normalization == "softmax":
+        return 1.0 / ops.where(totals > 0, totals, 1.0)
+    if normalization == "l2":
+        return ops.rsqrt(ops.maximum(totals, _TINY))
+    return ops.ones_like(totals)
 
 
 def compute_content_weights(queries, keys, visible, normalization):
@@ -104,13 +106,13 @@ def compute_content_weights(queries, keys, visible, normalization):
         queries: `(b, n, g, j, k)`.
         keys: `(b, m, g, u, k)`.
         visible: bools, `(b, n, m)`, where `b` and `n` may be 1.
-        normalization: as in `normalize_keys`.
+        normalization: as in `compute_content_lambda`.
 
     Returns:
         `(b, g, n, j, m, u)`.
     """
     visible = visible[:, :, :, None, None, None]
-    keys = _normalize(keys[:, None], normalization, visible, axis=2)
+    keys = _normalize_keys(keys[:, None], normalization, visible, axis=2)
     if keys.shape[1] == 1:
         return ops.einsum("bngjk,bmguk->bgnjmu", queries, keys[:, 0])
     return ops.einsum("bngjk,bnmguk->bgnjmu", queries, keys)
@@ -142,7 +144,13 @@ def apply_weights(weights, values):
     return ops.einsum("bgnjmu,bmguv->bngjv", weights, values)
 
 
-def _normalize(keys, normalization, visible, axis):
+def _normalize_keys(keys, normalization, visible, axis):
+    keys, totals = _weigh_keys(keys, normalization, visible, axis)
+    return keys * invert_totals(totals, normalization)
+
+
+def _weigh_keys(keys, normalization, visible, axis):
+    """Returns the keys before the last division, and their totals."""
     if normalization == "softmax":
         # `ops.softmax` gives a row that sees nothing equal weights, and warns
         # of an axis of size 1, which a grid of one position has.
@@ -153,5 +161,4 @@ def _normalize(keys, normalization, visible, axis):
     if visible is not None:
         keys = ops.where(visible, keys, 0.0)
     totals = keys if normalization == "softmax" else keys * keys
-    totals = ops.sum(totals, axis=axis, keepdims=True)
-    return keys * invert_totals(totals, normalization)
+    return keys, ops.sum(totals, axis=axis, keepdims=True)

@@ -1,6 +1,7 @@
 """The normalization that layers and networks repeat, as one unbuilt layer."""
 
 import keras
+from keras import ops
 
 
 def standardize_normalization(normalization):
@@ -62,3 +63,23 @@ def make_normalization(
     if gamma_initializer is not None:
         config["gamma_initializer"] = gamma_initializer
     return type(normalization).from_config(config)
+
+
+def find_affine(normalization):
+    """Returns what a batch normalization does in inference.
+
+    Args:
+        normalization: a built `BatchNormalization`.
+
+    Returns:
+        The scale and the shift of each channel: its outputs are
+        `inputs * scale + shift`.
+    """
+    variance = ops.cast(normalization.moving_variance, "float32")
+    scale = ops.rsqrt(variance + normalization.epsilon)
+    if normalization.scale:
+        scale = scale * normalization.gamma
+    shift = -normalization.moving_mean * scale
+    if normalization.center:
+        shift = shift + normalization.beta
+    return scale, shift

@@ -45,7 +45,7 @@ def start_sums(keys, values, normalization, visible=None):
     Args:
         keys: `(b, ..., g, u, k)`.
         values: `(b, ..., g, u, v)`.
-        normalization: as in `normalize_keys`.
+        normalization: as in `compute_content_lambda`.
         visible: bools, `(b, ...)`.
 
     Returns:
@@ -152,7 +152,7 @@ def finish_sums(sums, normalization, depths):
 
     Args:
         sums: `RunningSums`.
-        normalization: as in `normalize_keys`.
+        normalization: as in `compute_content_lambda`.
         depths: `(g, u, k)`.
 
     Returns:
@@ -179,7 +179,7 @@ def apply_causal_content(
         queries: `(b, n, g, j, k)`, `n` known.
         keys: `(b, n, g, u, k)`.
         values: `(b, n, g, u, v)`.
-        normalization: as in `normalize_keys`.
+        normalization: as in `compute_content_lambda`.
         visible: bools, `(b, n)`. The other positions are seen by none.
         block_size: number of positions in a block.
 

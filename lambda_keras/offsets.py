@@ -85,8 +85,8 @@ def expand_offsets(table, query_grid, context_grid, strides):
         offsets = table.shape[3 + axis]
         pairs = ops.reshape(table, (math.prod(depths) * outer, offsets, -1))
         pairs = _shift_rows(pairs, query_size, strides[axis].query)
-        end = (context_size - 1) * strides[axis].context + 1
-        pairs = pairs[:, :, : end : strides[axis].context]
+        if strides[axis].context > 1:
+            pairs = pairs[:, :, :: strides[axis].context]
         # Few axes suit every converter.
         if axis > 0:
             pairs = ops.reshape(
@@ -206,9 +206,12 @@ def _shift_rows(table, count, step):
     )
     rows = ops.reshape(rows, (outer, count * (offsets + step), inner))
     start = (count - 1) * step
-    rows = rows[:, start : start + count * offsets]
+    # `ops.slice`, because the gradient of indexing is slower.
+    rows = ops.slice(rows, (0, start, 0), (outer, count * offsets, inner))
     rows = ops.reshape(rows, (outer, count, offsets, inner))
-    return rows[:, :, : offsets - start]
+    return ops.slice(
+        rows, (0, 0, 0, 0), (outer, count, offsets - start, inner)
+    )
 
 
 def _list_positions(grid):

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from lambda_keras import contraction
+from lambda_keras import cost_model
 from lambda_keras import functional
 from lambda_keras import offsets
 from lambda_keras import running_sums
@@ -321,8 +322,7 @@ class BaseLambda(keras.layers.Layer):
             outputs = functional.apply_content_lambda(queries, content_lambda)
         if self.use_position:
             table = self._read_table(causal=False)[: self._window()]
-            embeddings = ops.transpose(table, (1, 3, 2, 0))[:, None]
-            weights = functional.compute_position_weights(queries, embeddings)
+            weights = functional.compute_position_weights(queries, table[None])
             outputs = outputs + functional.apply_weights(weights, past_values)
         outputs = ops.reshape(outputs, (-1, self.filters))
         return self._cast_outputs(outputs), (*sums, past_keys, past_values)
@@ -541,9 +541,9 @@ class BaseLambda(keras.layers.Layer):
         self.check_grids(query_grid, context_grid, in_pairs=True)
         embeddings = contraction.expand_pairs(
             table,
-            self.find_centers(query_grid),
             query_grid,
             context_grid,
+            self.find_centers(query_grid),
             self._strides,
         )
         return functional.compute_position_weights(
@@ -562,13 +562,13 @@ class BaseLambda(keras.layers.Layer):
     def _contract(self, queries, values, table):
         query_grid = queries.shape[1:-3]
         self.check_grids(query_grid, values.shape[1:-3])
+        centers = self.find_centers(query_grid)
+        sizes = cost_model.measure(
+            queries, values, table, centers, self._strides
+        )
+        plan = cost_model.choose_plan(sizes, self.contraction_order)
         return contraction.contract_position_lambdas(
-            queries,
-            values,
-            table,
-            self.find_centers(query_grid),
-            self._strides,
-            self.contraction_order,
+            queries, values, table, centers, self._strides, plan
         )
 
     def _order_weights(self, weights):

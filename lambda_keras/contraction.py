@@ -2,8 +2,7 @@
 
 Nothing stands between the two sums of
 
-    y[b, n, g, j, v] = sum_k q[b, n, g, j, k]
-                       sum_um E[g, n, k, u, m] V[b, m, g, u, v],
+    y[b, n, j, v] = sum_k q[b, n, j, k] sum_mu E[n, m, u, k] V[b, m, u, v],
 
 so that they may be taken in either order, and the embeddings `E`, of which
 each stands for an offset, made in several ways. The functions here are equal
@@ -15,14 +14,15 @@ Reference:
 """
 
 import math
+from typing import NamedTuple
 
 from keras import ops
 
-from lambda_keras import cost_model
 from lambda_keras.functional import flatten_grid
 from lambda_keras.offsets import Strides
-from lambda_keras.offsets import expand_offsets
+from lambda_keras.offsets import count_offsets
 from lambda_keras.offsets import find_bands
+from lambda_keras.offsets import index_pairs
 from lambda_keras.offsets import take_offsets
 
 # Kernels of one input channel that are wider take their gradient from a
@@ -32,10 +32,8 @@ _WIDEST_NATIVE_KERNEL = 12
 _TILES = {1: (16,), 2: (4, 4), 3: (2, 2, 4)}
 
 
-def contract_position_lambdas(
-    queries, values, table, centers, strides, order=None
-):
-    """Applies each query's own lambda, by the cheapest order.
+def contract_position_lambdas(queries, values, table, centers, strides, plan):
+    """Applies each query's own lambda.
 
     Args:
         queries: `(b, ..., g, j, k)`.
@@ -44,38 +42,51 @@ def contract_position_lambdas(
             beyond does not interact.
         centers: index of the offset 0 on each axis of the table.
         strides: steps of the two grids.
-        order: one of `cost_model.ORDERS`. `None` for the cheapest one, which
-            on a grid of unknown size is `"convolution"`.
+        plan: a `Plan` of `cost_model.choose_plan`.
 
     Returns:
         `(b, n, g, j, v)`.
-
-    Raises:
-        ValueError: If the sizes do not allow the order.
     """
-    sizes = cost_model.Sizes(
-        queries.shape[0],
-        tuple(queries.shape[1:-3]),
-        tuple(values.shape[1:-3]),
-        tuple(table.shape[:-3]),
-        tuple(centers),
-        strides,
-        *queries.shape[-3:],
-        *values.shape[-2:],
-    )
-    plan = cost_model.choose_plan(sizes, order)
-    if plan.order == "convolution":
-        return contract_by_convolution(queries, values, table)
-    if plan.order == "lambdas_first":
-        return contract_lambdas_first(queries, values, table, centers, strides)
-    return contract_queries_first(
-        queries, values, table, centers, strides, plan.block_rows
-    )
+    grid, context_grid = ops.shape(queries)[1:-3], ops.shape(values)[1:-3]
+    queries, values = flatten_grid(queries), flatten_grid(values)
+    outputs = []
+    for group in range(queries.shape[2]):
+        tensors = (
+            queries[:, :, group],
+            values[:, :, group],
+            table[..., group, :, :],
+        )
+        if plan.order == "convolution":
+            output = contract_by_convolution(*tensors, grid)
+        else:
+            geometry = Geometry(grid, context_grid, tuple(centers), strides)
+            if plan.order == "lambdas_first":
+                output = contract_lambdas_first(*tensors, geometry)
+            else:
+                output = contract_queries_first(
+                    *tensors, geometry, plan.block_rows
+                )
+        outputs.append(output)
+    return ops.stack(outputs, axis=2)
 
 
-def contract_queries_first(
-    queries, values, table, centers, strides, block_rows
-):
+class Geometry(NamedTuple):
+    """Where queries, context and offsets lie.
+
+    Attributes:
+        query_grid: sizes of the grid of the queries.
+        context_grid: sizes of the grid of the context.
+        centers: index of the offset 0 on each axis of the table.
+        strides: steps of the two grids.
+    """
+
+    query_grid: tuple
+    context_grid: tuple
+    centers: tuple
+    strides: Strides
+
+
+def contract_queries_first(queries, values, table, geometry, block_rows):
     """Applies position lambdas, the queries first, in blocks of rows.
 
     n m j (k + v) multiply-adds an example, where m is what the block's
@@ -84,248 +95,214 @@ def contract_queries_first(
     memory does not grow with the number of blocks.
 
     Args:
-        queries: `(b, ..., g, j, k)`, on a grid of known size.
-        values: `(b, ..., g, u, v)`, on a grid of known size.
-        table: `(scope_1, ..., g, u, k)`.
-        centers: index of the offset 0 on each axis of the table.
-        strides: steps of the two grids.
+        queries: `(b, n, j, k)`.
+        values: `(b, m, u, v)`.
+        table: `(scope_1, ..., u, k)`.
+        geometry: a `Geometry`.
         block_rows: rows of the query grid that are taken at once.
 
     Returns:
-        `(b, n, g, j, v)`.
+        `(b, n, j, v)`.
     """
-    rows, *columns = queries.shape[1:-3]
-    context_rows, *context_columns = values.shape[1:-3]
-    groups, shared, key_dim = queries.shape[-3:]
+    rows, *columns = geometry.query_grid
+    _, positions, shared, key_dim = queries.shape
     blocks = math.ceil(rows / block_rows)
-    embeddings, bands = expand_bands(
-        table,
-        centers,
-        (block_rows, *columns),
-        (context_rows, *context_columns),
-        strides,
-        blocks,
-    )
-    missing = blocks * block_rows - rows
-    if missing:
-        padding = [
-            (0, missing) if axis == 1 else (0, 0)
-            for axis in range(len(queries.shape))
-        ]
-        queries = ops.pad(queries, padding)
     width = block_rows * math.prod(columns)
-    queries = ops.reshape(queries, (-1, blocks, width, groups, shared, key_dim))
-    queries = ops.transpose(queries, (1, 3, 2, 0, 4, 5))
-    queries = ops.reshape(queries, (blocks, groups * width, -1, key_dim))
-    outputs = _contract_bands(groups, shared, bands, strides.context)(
-        queries, _split_context(values), embeddings
+    missing = blocks * width - positions
+    if missing:
+        queries = ops.pad(queries, [(0, 0), (0, missing), (0, 0), (0, 0)])
+    queries = ops.reshape(queries, (-1, blocks, width, shared, key_dim))
+    queries = ops.transpose(queries, (1, 2, 0, 3, 4))
+    queries = ops.reshape(queries, (blocks, width, -1, key_dim))
+    values = ops.reshape(
+        values, (-1, math.prod(values.shape[1:3]), values.shape[3])
     )
-    value_dim = values.shape[-1]
+    table, layout = _lay_out_bands(table, geometry, block_rows, shared)
+    outputs = _contract_bands(layout)(queries, values, table)
     outputs = ops.reshape(
-        outputs, (-1, groups, blocks * width, shared, value_dim)
+        outputs, (-1, blocks * width, shared, values.shape[-1])
     )
-    outputs = ops.transpose(outputs, (0, 2, 1, 3, 4))
-    return outputs[:, : rows * math.prod(columns)] if missing else outputs
+    return outputs[:, :positions] if missing else outputs
 
 
-def contract_lambdas_first(queries, values, table, centers, strides):
+def contract_lambdas_first(queries, values, table, geometry):
     """Applies position lambdas, the lambdas first, as a matrix product.
 
     n m k v multiply-adds an example and a (b, n, k, v) tensor: cheaper than
     the queries first where many of them share a lambda.
 
     Args:
-        queries: `(b, ..., g, j, k)`, on a grid of known size.
-        values: `(b, ..., g, u, v)`, on a grid of known size.
-        table: `(scope_1, ..., g, u, k)`.
-        centers: index of the offset 0 on each axis of the table.
-        strides: steps of the two grids.
+        queries: `(b, n, j, k)`.
+        values: `(b, m, u, v)`.
+        table: `(scope_1, ..., u, k)`.
+        geometry: a `Geometry`.
 
     Returns:
-        `(b, n, g, j, v)`.
+        `(b, n, j, v)`.
     """
-    grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
-    groups, _, key_dim = queries.shape[-3:]
-    value_dim = values.shape[-1]
-    positions = math.prod(grid)
-    embeddings, (band,) = expand_bands(
-        table, centers, grid, context_grid, strides, blocks=1
-    )
-    embeddings = _take_embeddings(embeddings, band, strides.context)
+    _, positions, _, key_dim = queries.shape
+    _, context, intra_depth, value_dim = values.shape
+    embeddings = expand_pairs(table, *geometry)
+    embeddings = ops.transpose(embeddings, (1, 2, 0, 3))
     embeddings = ops.reshape(
-        embeddings, (groups, positions * key_dim, embeddings.shape[-1])
+        embeddings, (context * intra_depth, positions * key_dim)
     )
-    values = _split_context(values)[:, :, band.start :][:, :, : band.count]
-    values = ops.reshape(values, (-1, groups, embeddings.shape[-1], value_dim))
+    values = ops.reshape(values, (-1, context * intra_depth, value_dim))
     values = ops.reshape(
-        ops.transpose(values, (1, 0, 3, 2)),
-        (groups, -1, embeddings.shape[-1]),
+        ops.swapaxes(values, 1, 2), (-1, context * intra_depth)
     )
-    lambdas = ops.matmul(values, ops.swapaxes(embeddings, 1, 2))
-    lambdas = ops.reshape(lambdas, (groups, -1, value_dim, positions, key_dim))
-    queries = flatten_grid(queries)
-    outputs = [
-        _apply_lambdas(queries[:, :, group], lambdas[group])
-        for group in range(groups)
-    ]
-    return ops.stack(outputs, axis=2)
+    lambdas = ops.matmul(values, embeddings)
+    lambdas = ops.reshape(lambdas, (-1, value_dim, positions, key_dim))
+    return _apply_lambdas(queries, lambdas)
 
 
-def contract_by_convolution(queries, values, table):
+def contract_by_convolution(queries, values, table, grid):
     """Applies position lambdas, made first by a convolution.
 
     The lambda convolution of the paper (section 3.1): the value axis is an
     axis of space on which nothing is convolved. n r k v multiply-adds an
-    example with the r offsets of the scope, and a (b, n, k, v) tensor. The
-    sizes of the grid may be unknown.
+    example with the r offsets of the scope, and a (b, n, k, v) tensor.
 
     Args:
-        queries: `(b, ..., g, j, k)`.
-        values: `(b, ..., g, u, v)`.
-        table: `(scope_1, ..., g, u, k)`, with odd scopes.
+        queries: `(b, n, j, k)`.
+        values: `(b, n, u, v)`.
+        table: `(scope_1, ..., u, k)`, with odd scopes.
+        grid: sizes of the grid, which may be unknown.
 
     Returns:
-        `(b, n, g, j, v)`.
+        `(b, n, j, v)`.
     """
-    *_, groups, intra_depth, value_dim = values.shape
-    grid = ops.shape(values)[1:-3]
-    queries, values = flatten_grid(queries), flatten_grid(values)
-    outputs = []
-    for group in range(groups):
-        # One kernel serves every value channel, so v travels in the batch.
-        images = ops.transpose(values[:, :, group], (0, 3, 1, 2))
-        images = ops.reshape(images, (-1, *grid, intra_depth))
-        lambdas = _convolve(images, table[..., group, :, :])
-        lambdas = ops.reshape(
-            lambdas, (-1, value_dim, math.prod(grid), table.shape[-1])
-        )
-        outputs.append(_apply_lambdas(queries[:, :, group], lambdas))
-    return ops.stack(outputs, axis=2)
-
-
-def expand_bands(table, centers, block_grid, context_grid, strides, blocks):
-    """Makes the embeddings of a block of queries, wherever the block lies.
-
-    Args:
-        table: `(scope_1, ..., g, u, k)`.
-        centers: index of the offset 0 on each axis of the table.
-        block_grid: sizes of the grid of a block of queries: some of the
-            rows, all of the columns.
-        context_grid: sizes of the grid of the context.
-        strides: steps of the two grids.
-        blocks: number of blocks from the first row on.
-
-    Returns:
-        Embeddings `(g n, k, u, offsets, m)` of n queries and the m context
-        positions of a row, and the `Band` of each block.
-    """
-    bands, offsets = find_bands(
-        table.shape[0],
-        centers[0],
-        block_grid[0],
-        context_grid[0],
-        strides,
-        blocks,
+    intra_depth, value_dim = values.shape[2:]
+    # One kernel serves every value channel, so v travels in the batch.
+    images = ops.transpose(values, (0, 3, 1, 2))
+    images = ops.reshape(images, (-1, *grid, intra_depth))
+    lambdas = _convolve(images, table)
+    lambdas = ops.reshape(
+        lambdas, (-1, value_dim, math.prod(grid), table.shape[-1])
     )
-    # Offsets of the first context row of a band from the block's first query.
-    first = (bands[0].start * strides.context) - bands[0].offset
-    table = _put_depths_first(table)
-    start = centers[0] + first - (block_grid[0] - 1) * strides.query
-    table = take_offsets(table, 3, start, centers[0] + first + offsets)
-    for axis in range(1, len(block_grid)):
-        table = _fit_offsets(
-            table, axis, centers, block_grid, context_grid, strides
-        )
-    embeddings = expand_offsets(
-        table,
-        block_grid,
-        (offsets, *context_grid[1:]),
-        [Strides(strides.query, 1)] + [strides] * (len(block_grid) - 1),
-    )
-    groups, queries, key_dim, intra_depth, _ = embeddings.shape
-    embeddings = ops.reshape(
-        embeddings, (groups * queries, key_dim, intra_depth, offsets, -1)
-    )
-    return embeddings, bands
+    return _apply_lambdas(queries, lambdas)
 
 
-def expand_pairs(table, centers, query_grid, context_grid, strides):
+def expand_pairs(table, query_grid, context_grid, centers, strides):
     """Makes the embeddings of all pairs of positions.
 
     Args:
-        table: `(scope_1, ..., g, u, k)`.
-        centers: index of the offset 0 on each axis of the table.
+        table: `(scope_1, ..., depths)`, with any number of depths.
         query_grid: sizes of the grid of the queries.
         context_grid: sizes of the grid of the context.
+        centers: index of the offset 0 on each axis of the table.
         strides: steps of the two grids.
 
     Returns:
-        `(g, n, k, u, m)`, zero beyond the scope.
+        `(n, m, depths)`, the paper's `E`; zero beyond the scope.
     """
-    table = _put_depths_first(table)
-    for axis in range(len(query_grid)):
+    for axis, center in enumerate(centers):
         table = _fit_offsets(
-            table, axis, centers, query_grid, context_grid, strides
+            table, axis, center, query_grid, context_grid, strides
         )
-    return expand_offsets(
-        table, query_grid, context_grid, [strides] * len(query_grid)
-    )
+    return _expand(table, query_grid, context_grid, strides)
 
 
-def _put_depths_first(table):
-    """Brings `(scope_1, ..., g, u, k)` to `(g, k, u, scope_1, ...)`."""
-    return ops.transpose(table, (-3, -1, -2, *range(len(table.shape) - 3)))
+def _expand(table, query_grid, context_grid, strides):
+    """Takes `(n, m, depths)` from a table that has just their offsets."""
+    indices = index_pairs(query_grid, context_grid, strides)
+    depths = table.shape[len(query_grid) :]
+    table = ops.reshape(table, (-1, math.prod(depths)))
+    pairs = ops.take(table, indices, axis=0)
+    return ops.reshape(pairs, (*indices.shape, *depths))
 
 
-def _fit_offsets(table, axis, centers, query_grid, context_grid, strides):
+def _fit_offsets(table, axis, center, query_grid, context_grid, strides):
     """Cuts or zero-pads an axis of offsets to those that its grids reach."""
     before = (query_grid[axis] - 1) * strides.query
     after = (context_grid[axis] - 1) * strides.context
-    center = centers[axis]
-    return take_offsets(table, 3 + axis, center - before, center + after + 1)
+    return take_offsets(table, axis, center - before, center + after + 1)
 
 
-def _split_context(values):
-    """Brings `(b, rows, ..., g, u, v)` to `(b g, u, rows, m, v)`."""
-    rows, *columns = values.shape[1:-3]
-    groups, intra_depth, value_dim = values.shape[-3:]
-    values = ops.reshape(
-        values,
-        (-1, rows, math.prod(columns), groups, intra_depth, value_dim),
+class _Layout(NamedTuple):
+    """What the blocks have in common.
+
+    Attributes:
+        bands: what each block sees; offsets are rows of the table.
+        block_grid: sizes of the grid of a block.
+        context_grid: sizes of the grid of the context.
+        strides: steps of the two grids.
+        shared: queries that share a lambda.
+    """
+
+    bands: list
+    block_grid: tuple
+    context_grid: tuple
+    strides: Strides
+    shared: int
+
+    def count_table_rows(self, band):
+        """Returns how many offsets of the rows a band has."""
+        return count_offsets(self.block_grid[0], band.count, self.strides)
+
+    def index(self, band):
+        """Returns which of its offsets each pair of positions has."""
+        context_grid = (band.count, *self.context_grid[1:])
+        return index_pairs(self.block_grid, context_grid, self.strides)
+
+
+def _lay_out_bands(table, geometry, block_rows, shared):
+    """Finds what each block sees, and fits the table to it."""
+    rows, *columns = geometry.query_grid
+    bands = find_bands(
+        table.shape[0],
+        geometry.centers[0],
+        block_rows,
+        geometry.context_grid[0],
+        geometry.strides,
+        math.ceil(rows / block_rows),
     )
-    values = ops.transpose(values, (0, 3, 4, 1, 2, 5))
-    return ops.reshape(
-        values, (-1, intra_depth, rows, math.prod(columns), value_dim)
+    layout = _Layout(
+        bands,
+        (block_rows, *columns),
+        geometry.context_grid,
+        geometry.strides,
+        shared,
     )
+    first = min(band.offset for band in bands)
+    last = max(band.offset + layout.count_table_rows(band) for band in bands)
+    table = take_offsets(table, 0, first, last)
+    for axis in range(1, len(layout.block_grid)):
+        table = _fit_offsets(
+            table,
+            axis,
+            geometry.centers[axis],
+            geometry.query_grid,
+            geometry.context_grid,
+            geometry.strides,
+        )
+    bands = [band._replace(offset=band.offset - first) for band in bands]
+    return table, layout._replace(bands=bands)
 
 
-def _contract_bands(groups, shared, bands, step):
+def _contract_bands(layout):
     """Returns the function that contracts block after block.
 
     Args:
-        groups: number of lambdas a position.
-        shared: number of queries that share one.
-        bands: what each block sees.
-        step: offsets from one context row to the next.
+        layout: a `_Layout`.
 
     Returns:
-        A function of queries `(blocks, g n, b j, k)`, values `(b g, u, rows,
-        m, v)` and embeddings `(g n, k, u, offsets, m)`, that returns
-        `(b g, blocks n j, v)`.
+        A function of queries `(blocks, n, b j, k)`, values `(b, m u, v)` and
+        a table `(offsets_1, ..., u, k)`, that returns `(b, blocks n j, v)`.
     """
 
     @ops.custom_gradient
-    def contract(queries, values, embeddings):
+    def contract(queries, values, table):
         outputs = []
-        for block, band in enumerate(bands):
+        for block, band in enumerate(layout.bands):
             weights = ops.matmul(
                 _after(queries[block], outputs),
-                _take_embeddings(embeddings, band, step),
+                ops.swapaxes(_take_embeddings(table, band, layout), 1, 2),
             )
             outputs.append(
                 ops.matmul(
-                    _to_examples(weights, groups, shared),
-                    _take_values(values, band),
+                    _to_examples(weights, layout.shared),
+                    _take_values(values, band, layout),
                 )
             )
 
@@ -333,7 +310,7 @@ def _contract_bands(groups, shared, bands, step):
             if upstream is None:
                 (upstream,) = args
             return _differentiate_bands(
-                queries, values, embeddings, upstream, shared, bands, step
+                queries, values, table, upstream, layout
             )
 
         return ops.concatenate(outputs, axis=1), gradient
@@ -341,37 +318,27 @@ def _contract_bands(groups, shared, bands, step):
     return contract
 
 
-def _differentiate_bands(
-    queries, values, embeddings, upstream, shared, bands, step
-):
-    pairs = embeddings.shape[0]
-    outputs = upstream.shape[1] // len(bands)
-    groups = pairs * shared // outputs
+def _differentiate_bands(queries, values, table, upstream, layout):
     query_gradients = []
-    value_gradient = embedding_gradient = None
-    for block, band in enumerate(bands):
+    value_gradient = table_gradient = 0.0
+    size = queries.shape[1] * layout.shared
+    for block, band in enumerate(layout.bands):
         block_queries = _after(queries[block], query_gradients)
-        block_embeddings = _take_embeddings(embeddings, band, step)
-        block_values = _take_values(values, band)
-        block_upstream = upstream[:, block * outputs : (block + 1) * outputs]
+        embeddings = _take_embeddings(table, band, layout)
+        block_values = _take_values(values, band, layout)
+        block_upstream = upstream[:, block * size : (block + 1) * size]
 
-        weights = ops.matmul(block_queries, block_embeddings)
-        weights = _to_examples(weights, groups, shared)
+        weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
+        weights = _to_examples(weights, layout.shared)
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_upstream)
-        value_gradient = _add(
-            value_gradient, _put_values(gradient, band, values)
-        )
+        value_gradient += _put_values(gradient, band, layout, values.shape)
+
         weights = ops.matmul(block_upstream, ops.swapaxes(block_values, 1, 2))
-        weights = _to_positions(weights, groups, shared)
-        query_gradients.append(
-            ops.matmul(weights, ops.swapaxes(block_embeddings, 1, 2))
-        )
-        gradient = ops.matmul(ops.swapaxes(block_queries, 1, 2), weights)
-        embedding_gradient = _add(
-            embedding_gradient,
-            _put_embeddings(gradient, band, step, embeddings),
-        )
-    return ops.stack(query_gradients), value_gradient, embedding_gradient
+        weights = _to_positions(weights, layout.shared)
+        query_gradients.append(ops.matmul(weights, embeddings))
+        gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_queries)
+        table_gradient += _put_embeddings(gradient, band, layout, table.shape)
+    return ops.stack(query_gradients), value_gradient, table_gradient
 
 
 def _after(tensor, outputs):
@@ -387,83 +354,59 @@ def _after(tensor, outputs):
     return ops.where(first == first, tensor, first)
 
 
-def _add(total, term):
-    return term if total is None else total + term
+def _take_embeddings(table, band, layout):
+    """Returns the embeddings of a band, `(n, m u, k)`."""
+    *_, intra_depth, key_dim = table.shape
+    indices = layout.index(band)
+    table = table[band.offset : band.offset + layout.count_table_rows(band)]
+    table = ops.reshape(table, (-1, intra_depth * key_dim))
+    embeddings = ops.take(table, indices, axis=0)
+    return ops.reshape(embeddings, (len(indices), -1, key_dim))
 
 
-def _take_embeddings(embeddings, band, step):
-    """Returns what a band needs of them, `(g n, k, u m)`."""
-    pairs, key_dim, _, offsets, _ = embeddings.shape
-    if band.count < offsets or step > 1:
-        end = band.offset + (band.count - 1) * step + 1
-        embeddings = embeddings[:, :, :, band.offset : end : step]
-    return ops.reshape(embeddings, (pairs, key_dim, -1))
-
-
-def _put_embeddings(gradient, band, step, embeddings):
+def _put_embeddings(gradient, band, layout, shape):
     """Is the transpose of `_take_embeddings`."""
-    pairs, key_dim, intra_depth, offsets, columns = embeddings.shape
-    gradient = ops.reshape(
-        gradient, (pairs, key_dim * intra_depth, band.count, columns)
+    _, *columns, intra_depth, key_dim = shape
+    rows = layout.count_table_rows(band)
+    table = ops.segment_sum(
+        ops.reshape(gradient, (-1, intra_depth * key_dim)),
+        layout.index(band).reshape(-1),
+        num_segments=rows * math.prod(columns),
     )
-    if step > 1:
-        gradient = ops.reshape(
-            gradient, (pairs, key_dim * intra_depth, band.count, 1, columns)
-        )
-        gradient = ops.pad(
-            gradient, [(0, 0), (0, 0), (0, 0), (0, step - 1), (0, 0)]
-        )
-        gradient = ops.reshape(
-            gradient, (pairs, key_dim * intra_depth, -1, columns)
-        )
-        gradient = gradient[:, :, : (band.count - 1) * step + 1]
-    end = offsets - band.offset - gradient.shape[2]
-    if band.offset or end:
-        gradient = ops.pad(
-            gradient, [(0, 0), (0, 0), (band.offset, end), (0, 0)]
-        )
-    return ops.reshape(gradient, embeddings.shape)
+    table = ops.reshape(table, (rows, *columns, intra_depth, key_dim))
+    return take_offsets(table, 0, -band.offset, shape[0] - band.offset)
 
 
-def _take_values(values, band):
-    """Returns what a band needs of them, `(b g, u m, v)`."""
-    rows, columns, value_dim = values.shape[2:]
-    if band.count < rows:
-        values = values[:, :, band.start : band.start + band.count]
-    size = values.shape[1] * band.count * columns
-    return ops.reshape(values, (-1, size, value_dim))
+def _take_values(values, band, layout):
+    """Returns the values of a band, `(b, m u, v)`."""
+    row = values.shape[1] // layout.context_grid[0]
+    if band.count == layout.context_grid[0]:
+        return values
+    return values[:, band.start * row : (band.start + band.count) * row]
 
 
-def _put_values(gradient, band, values):
+def _put_values(gradient, band, layout, shape):
     """Is the transpose of `_take_values`."""
-    _, intra_depth, rows, columns, value_dim = values.shape
-    gradient = ops.reshape(
-        gradient, (-1, intra_depth, band.count, columns, value_dim)
-    )
-    if band.count == rows:
-        return gradient
-    end = rows - band.start - band.count
-    return ops.pad(
-        gradient, [(0, 0), (0, 0), (band.start, end), (0, 0), (0, 0)]
-    )
+    row = shape[1] // layout.context_grid[0]
+    start = -band.start * row
+    return take_offsets(gradient, 1, start, start + shape[1])
 
 
-def _to_examples(weights, groups, shared):
-    """Brings `(g n, b j, m)` to `(b g, n j, m)`."""
-    pairs, _, context = weights.shape
-    positions = pairs // groups
-    weights = ops.reshape(weights, (groups, positions, -1, shared * context))
-    weights = ops.transpose(weights, (2, 0, 1, 3))
+def _to_examples(weights, shared):
+    """Brings `(n, b j, m)` to `(b, n j, m)`."""
+    positions, _, context = weights.shape
+    weights = ops.reshape(weights, (positions, -1, shared * context))
+    weights = ops.transpose(weights, (1, 0, 2))
     return ops.reshape(weights, (-1, positions * shared, context))
 
 
-def _to_positions(weights, groups, shared):
-    """Brings `(b g, n j, m)` to `(g n, b j, m)`."""
+def _to_positions(weights, shared):
+    """Brings `(b, n j, m)` to `(n, b j, m)`."""
     _, outputs, context = weights.shape
     positions = outputs // shared
-    weights = ops.reshape(weights, (-1, groups, positions, shared * context))
-    weights = ops.transpose(weights, (1, 2, 0, 3))
-    return ops.reshape(weights, (groups * positions, -1, context))
+    weights = ops.reshape(weights, (-1, positions, shared * context))
+    weights = ops.transpose(weights, (1, 0, 2))
+    return ops.reshape(weights, (positions, -1, context))
 
 
 def _apply_lambdas(queries, lambdas):
@@ -520,11 +463,10 @@ def _differentiate_images(upstream, kernel):
     tile = _TILES[rank]
     reach = [scope + size - 1 for scope, size in zip(scopes, tile, strict=True)]
     table = ops.flip(kernel, axis=tuple(range(rank)))
-    table = ops.transpose(table, (rank + 1, rank, *range(rank)))[None]
     for axis, (scope, size) in enumerate(zip(scopes, tile, strict=True)):
-        table = take_offsets(table, 3 + axis, 1 - size, scope + size - 1)
-    kernel = expand_offsets(table, tile, reach, [Strides()] * rank)
-    kernel = ops.transpose(kernel[0], (3, 1, 0, 2))  # (m, k, n, u)
+        table = take_offsets(table, axis, 1 - size, scope + size - 1)
+    kernel = _expand(table, tile, reach, Strides())  # (n, m, u, k)
+    kernel = ops.transpose(kernel, (1, 3, 0, 2))
     kernel = ops.reshape(kernel, (*reach, key_dim, -1))
 
     missing = [-size % side for size, side in zip(grid, tile, strict=True)]

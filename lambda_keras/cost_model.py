@@ -20,8 +20,8 @@ _MULTIPLY_ADDS_A_BYTE = 3
 _MULTIPLY_ADDS_A_BLOCK = 5_000_000
 # Times that a tensor of weights or of lambdas is written or read.
 _PASSES = 4
-# The same for embeddings, which are made in several steps.
-_EMBEDDING_PASSES = 10
+# The same for embeddings, which are gathered.
+_EMBEDDING_PASSES = 4
 # Orders that need more at once are taken only where all do: 1 GiB.
 _LARGEST_PEAK = 2**30
 _FLOAT = 4
@@ -57,6 +57,20 @@ class Sizes(NamedTuple):
     key_dim: int
     intra_depth: int
     value_dim: int
+
+
+def measure(queries, values, table, centers, strides):
+    """Returns the `Sizes` of tensors, as `contract_position_lambdas` takes."""
+    return Sizes(
+        queries.shape[0],
+        tuple(queries.shape[1:-3]),
+        tuple(values.shape[1:-3]),
+        tuple(table.shape[:-3]),
+        tuple(centers),
+        strides,
+        *queries.shape[-3:],
+        *values.shape[-2:],
+    )
 
 
 class Cost(NamedTuple):
@@ -178,7 +192,7 @@ def _estimate_queries_first(sizes, block_rows):
     rows, *columns = sizes.query_grid
     context_columns = math.prod(sizes.context_grid[1:]) * sizes.intra_depth
     blocks = math.ceil(rows / block_rows)
-    bands, offsets = find_bands(
+    bands = find_bands(
         sizes.scopes[0],
         sizes.centers[0],
         block_rows,
@@ -191,17 +205,14 @@ def _estimate_queries_first(sizes, block_rows):
     most_seen = max(band.count for band in bands) * context_columns
     weights = _batch(sizes) * sizes.shared * queries * _FLOAT
     embeddings = queries * sizes.key_dim * _FLOAT
-    table = embeddings * offsets * context_columns
-    taken = embeddings * seen if blocks > 1 else 0
     return Cost(
         multiply_adds=weights
         // _FLOAT
         * seen
         * (sizes.key_dim + sizes.value_dim),
         bytes_moved=weights * seen * _PASSES
-        + 2 * taken
-        + table * _EMBEDDING_PASSES,
-        peak_bytes=2 * weights * most_seen + table,
+        + embeddings * seen * _EMBEDDING_PASSES,
+        peak_bytes=(2 * weights + embeddings) * most_seen,
         blocks=blocks,
     )
 

@@ -123,12 +123,12 @@ def compute_position_weights(queries, embeddings):
 
     Args:
         queries: `(b, n, g, j, k)`.
-        embeddings: `(g, n, k, u, m)`.
+        embeddings: `(n, m, g, u, k)`.
 
     Returns:
         `(b, g, n, j, m, u)`.
     """
-    return ops.einsum("bngjk,gnkum->bgnjmu", queries, embeddings)
+    return ops.einsum("bngjk,nmguk->bgnjmu", queries, embeddings)
 
 
 def apply_weights(weights, values):

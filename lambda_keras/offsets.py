@@ -5,7 +5,6 @@ have the offset `y * strides.context - x * strides.query`.
 """
 
 import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +22,10 @@ class Band(NamedTuple):
     """The rows of the context that a block of query rows sees.
 
     Attributes:
-        offset: index of the first one's embeddings.
-        start: index of the first one.
-        count: number of rows.
+        offset: index in the table of the first of its offsets, which may lie
+            outside.
+        start: index of its first row.
+        count: number of its rows.
     """
 
     offset: int
@@ -64,50 +64,29 @@ def take_offsets(table, axis, start, stop):
     return ops.pad(table, padding) if np.any(padding) else table
 
 
-def expand_offsets(table, query_grid, context_grid, strides):
-    """Turns one embedding an offset into one a pair of positions.
+def index_pairs(query_grid, context_grid, strides):
+    """Lists where a table has the offset of each pair of positions.
 
     Args:
-        table: `(g, k, u, count_offsets(...), ...)`.
         query_grid: sizes of the grid of the queries.
         context_grid: sizes of the grid of the context.
-        strides: steps of the two grids, one pair an axis.
+        strides: steps of the two grids.
 
     Returns:
-        `(g, n, k, u, m)`, the paper's `E`: entry `(n, m)` is the table's entry
-        for the offset from query `n` to context position `m`.
+        NumPy integers, `(n, m)`: indices into the flattened axes of offsets of
+        a table that has `count_offsets(...)` of them on each axis.
     """
-    depths = table.shape[:3]
-    queries = contexts = 1
-    for axis in reversed(range(len(query_grid))):
-        query_size, context_size = query_grid[axis], context_grid[axis]
-        outer = math.prod(table.shape[3 : 3 + axis])
-        offsets = table.shape[3 + axis]
-        pairs = ops.reshape(table, (math.prod(depths) * outer, offsets, -1))
-        pairs = _shift_rows(pairs, query_size, strides[axis].query)
-        if strides[axis].context > 1:
-            pairs = pairs[:, :, :: strides[axis].context]
-        # Few axes suit every converter.
-        if axis > 0:
-            pairs = ops.reshape(
-                pairs, (-1, query_size, context_size, queries, contexts)
-            )
-            pairs = ops.transpose(pairs, (0, 1, 3, 2, 4))
-            shape = table.shape[: 3 + axis]
-            table = ops.reshape(
-                pairs,
-                (*shape, query_size * queries * context_size * contexts),
-            )
-        else:
-            pairs = ops.reshape(
-                pairs,
-                (depths[0], -1, query_size, context_size, queries, contexts),
-            )
-            table = ops.transpose(pairs, (0, 2, 4, 1, 3, 5))
-        queries *= query_size
-        contexts *= context_size
-    groups, key_dim, intra_depth = depths
-    return ops.reshape(table, (groups, queries, key_dim, intra_depth, contexts))
+    indices = np.zeros((1, 1), "int32")
+    for size, context_size in zip(query_grid, context_grid, strict=True):
+        queries = np.arange(size - 1, -1, -1, "int32") * strides.query
+        contexts = np.arange(context_size, dtype="int32") * strides.context
+        pairs = queries[:, None] + contexts
+        indices = indices * count_offsets(size, context_size, strides)
+        indices = indices[:, None, :, None] + pairs[:, None]
+        indices = indices.reshape(
+            indices.shape[0] * size, indices.shape[2] * context_size
+        )
+    return indices
 
 
 def find_bands(scope, center, block_rows, context_rows, strides, blocks):
@@ -122,22 +101,20 @@ def find_bands(scope, center, block_rows, context_rows, strides, blocks):
         blocks: number of blocks from the first row on.
 
     Returns:
-        The `Band` of each block, and how many offsets from a block's first
-        row there are in all of them.
+        A list with the `Band` of each block.
     """
-    step = block_rows * strides.query
     # At least one context row, though its embeddings may be zero.
     before = max(center, strides.context - 1)
-    after = scope - 1 - center + step - strides.query
-    first = -min(before, (blocks - 1) * step)
-    last = min(after, (context_rows - 1) * strides.context)
+    after = scope - 1 - center + (block_rows - 1) * strides.query
     bands = []
     for block in range(blocks):
-        start = max(-(-(block * step + first) // strides.context), 0)
-        end = min((block * step + last) // strides.context, context_rows - 1)
-        offset = start * strides.context - block * step - first
-        bands.append(Band(offset, start, end + 1 - start))
-    return bands, last - first + 1
+        row = block * block_rows * strides.query
+        start = max(-((before - row) // strides.context), 0)
+        end = min((row + after) // strides.context, context_rows - 1) + 1
+        last_query = row + (block_rows - 1) * strides.query
+        offset = center + start * strides.context - last_query
+        bands.append(Band(offset, start, end - start))
+    return bands
 
 
 def find_causal_offsets(scopes):
@@ -181,37 +158,6 @@ def find_visible(query_grid, context_grid, *, causal, reach, strides):
         numbers = ops.arange(count)[:, None]
         visible = visible & (numbers >= ops.arange(context_count))
     return visible[None]
-
-
-def _shift_rows(table, count, step):
-    """Lays down a table once a query, each time shifted by a step.
-
-    Args:
-        table: `(outer, offsets, inner)`.
-        count: number of queries.
-        step: offsets from one query to the next.
-
-    Returns:
-        `(outer, count, offsets - (count - 1) * step, inner)`: the last query
-        begins at the table's first offset.
-    """
-    outer, offsets, inner = table.shape
-    if count == 1:
-        return ops.expand_dims(table, 1)
-    # Laying the table down with a step of blanks between, then reading the
-    # same numbers in rows a step shorter, shifts it without a gather.
-    rows = ops.pad(table, [(0, 0), (0, step), (0, 0)])
-    rows = ops.broadcast_to(
-        ops.expand_dims(rows, 1), (outer, count, offsets + step, inner)
-    )
-    rows = ops.reshape(rows, (outer, count * (offsets + step), inner))
-    start = (count - 1) * step
-    # `ops.slice`, because the gradient of indexing is slower.
-    rows = ops.slice(rows, (0, start, 0), (outer, count * offsets, inner))
-    rows = ops.reshape(rows, (outer, count, offsets, inner))
-    return ops.slice(
-        rows, (0, 0, 0, 0), (outer, count, offsets - start, inner)
-    )
 
 
 def _list_positions(grid):

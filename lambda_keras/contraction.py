@@ -240,10 +240,18 @@ class _Layout(NamedTuple):
         """Returns how many offsets of the rows a band has."""
         return count_offsets(self.block_grid[0], band.count, self.strides)
 
-    def index(self, band):
-        """Returns which of its offsets each pair of positions has."""
-        context_grid = (band.count, *self.context_grid[1:])
-        return index_pairs(self.block_grid, context_grid, self.strides)
+    def index_bands(self):
+        """Returns, by their counts of rows, each pair's place in the table."""
+        return {
+            count: ops.convert_to_tensor(
+                index_pairs(
+                    self.block_grid,
+                    (count, *self.context_grid[1:]),
+                    self.strides,
+                )
+            )
+            for count in {band.count for band in self.bands}
+        }
 
 
 def _lay_out_bands(table, geometry, block_rows, shared):
@@ -294,10 +302,12 @@ def _contract_bands(layout):
     @ops.custom_gradient
     def contract(queries, values, table):
         outputs = []
+        indices = layout.index_bands()
         for block, band in enumerate(layout.bands):
+            embeddings = _take_embeddings(table, band, layout, indices)
             weights = ops.matmul(
                 _after(queries[block], outputs),
-                ops.swapaxes(_take_embeddings(table, band, layout), 1, 2),
+                ops.swapaxes(embeddings, 1, 2),
             )
             outputs.append(
                 ops.matmul(
@@ -310,7 +320,7 @@ def _contract_bands(layout):
             if upstream is None:
                 (upstream,) = args
             return _differentiate_bands(
-                queries, values, table, upstream, layout
+                queries, values, table, upstream, layout, indices
             )
 
         return ops.concatenate(outputs, axis=1), gradient
@@ -318,13 +328,13 @@ def _contract_bands(layout):
     return contract
 
 
-def _differentiate_bands(queries, values, table, upstream, layout):
+def _differentiate_bands(queries, values, table, upstream, layout, indices):
     query_gradients = []
     value_gradient = table_gradient = 0.0
     size = queries.shape[1] * layout.shared
     for block, band in enumerate(layout.bands):
         block_queries = _after(queries[block], query_gradients)
-        embeddings = _take_embeddings(table, band, layout)
+        embeddings = _take_embeddings(table, band, layout, indices)
         block_values = _take_values(values, band, layout)
         block_upstream = upstream[:, block * size : (block + 1) * size]
 
@@ -337,7 +347,9 @@ def _differentiate_bands(queries, values, table, upstream, layout):
         weights = _to_positions(weights, layout.shared)
         query_gradients.append(ops.matmul(weights, embeddings))
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_queries)
-        table_gradient += _put_embeddings(gradient, band, layout, table.shape)
+        table_gradient += _put_embeddings(
+            gradient, band, layout, indices, table.shape
+        )
     return ops.stack(query_gradients), value_gradient, table_gradient
 
 
@@ -354,23 +366,23 @@ def _after(tensor, outputs):
     return ops.where(first == first, tensor, first)
 
 
-def _take_embeddings(table, band, layout):
+def _take_embeddings(table, band, layout, indices):
     """Returns the embeddings of a band, `(n, m u, k)`."""
     *_, intra_depth, key_dim = table.shape
-    indices = layout.index(band)
+    indices = indices[band.count]
     table = table[band.offset : band.offset + layout.count_table_rows(band)]
     table = ops.reshape(table, (-1, intra_depth * key_dim))
     embeddings = ops.take(table, indices, axis=0)
-    return ops.reshape(embeddings, (len(indices), -1, key_dim))
+    return ops.reshape(embeddings, (indices.shape[0], -1, key_dim))
 
 
-def _put_embeddings(gradient, band, layout, shape):
+def _put_embeddings(gradient, band, layout, indices, shape):
     """Is the transpose of `_take_embeddings`."""
     _, *columns, intra_depth, key_dim = shape
     rows = layout.count_table_rows(band)
     table = ops.segment_sum(
         ops.reshape(gradient, (-1, intra_depth * key_dim)),
-        layout.index(band).reshape(-1),
+        ops.reshape(indices[band.count], (-1,)),
         num_segments=rows * math.prod(columns),
     )
     table = ops.reshape(table, (rows, *columns, intra_depth, key_dim))

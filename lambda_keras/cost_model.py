@@ -21,7 +21,11 @@ _MULTIPLY_ADDS_A_BLOCK = 5_000_000
 # Times that a tensor of weights or of lambdas is written or read.
 _PASSES = 4
 # The same for embeddings, which are gathered.
-_EMBEDDING_PASSES = 4
+_EMBEDDING_PASSES = 6
+# Bytes that stay near the processor, and how much more all take for each time
+# that they double.
+_CACHE = 2**24
+_SHARE_BEYOND_CACHE = 1 / 8
 # Orders that need more at once are taken only where all do: 1 GiB.
 _LARGEST_PEAK = 2**30
 _FLOAT = 4
@@ -90,9 +94,11 @@ class Cost(NamedTuple):
 
     def total(self):
         """Returns the cost in multiply-adds."""
+        doublings = math.log2(max(self.peak_bytes / _CACHE, 1))
+        distance = 1 + doublings * _SHARE_BEYOND_CACHE
         return (
             self.multiply_adds
-            + self.bytes_moved * _MULTIPLY_ADDS_A_BYTE
+            + self.bytes_moved * _MULTIPLY_ADDS_A_BYTE * distance
             + self.blocks * _MULTIPLY_ADDS_A_BLOCK
         )
 
@@ -154,8 +160,8 @@ def list_plans(sizes):
     if None in (*sizes.query_grid, *sizes.context_grid):
         return plans
     rows = sizes.query_grid[0]
-    counts = {min(2**power, rows) for power in range(rows.bit_length() + 1)}
-    plans += [Plan("queries_first", count) for count in sorted(counts)]
+    counts = {math.ceil(rows / 2**power) for power in range(rows.bit_length())}
+    plans += [Plan("queries_first", count) for count in sorted(counts | {1})]
     return [*plans, Plan("lambdas_first")]
 
 

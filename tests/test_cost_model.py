@@ -64,6 +64,7 @@ def test_convolution_counts_its_kernel_and_the_application():
         (make_sizes(56, 64, 23), "convolution"),
         (make_sizes(28, 128, 7), "convolution"),
         (make_sizes(28, 128, 23), "queries_first"),
+        (make_sizes(28, 128, 23, batch=1), "convolution"),
         (make_sizes(28, 256, 23), "queries_first"),
         (make_sizes(14, 256, 7), "queries_first"),
         (make_sizes(14, 256, 7, batch=1), "convolution"),
@@ -119,3 +120,15 @@ def test_unknown_batch_is_charged_as_a_typical_one():
         for n in (None, 8)
     ]
     assert costs[0] == costs[1]
+
+
+def test_orders_in_pairs_refuse_a_grid_of_unknown_size():
+    sizes = make_sizes(7, 20, 3)._replace(query_grid=(None, 7))
+    with pytest.raises(ValueError, match="only on grids of known size"):
+        cost_model.choose_plan(sizes, "queries_first")
+
+
+def test_convolution_refuses_two_grids():
+    sizes = make_sizes(7, 20, 3)._replace(context_grid=(14, 14))
+    with pytest.raises(ValueError, match="on one grid"):
+        cost_model.choose_plan(sizes, "convolution")

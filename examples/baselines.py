@@ -55,7 +55,9 @@ class Baseline(NamedTuple):
 # Bello, 2021, Tables 3 and 4. Bello et al., 2019, leave c2 to convolutions.
 BASELINES = {
     "convolution": Baseline("Conv2D", "CCCC", None, 0, 25.6),
-    "channel": Baseline("Conv2D, squeeze-and-excite", "CCCC", None, 1 / 16, 28.1),
+    "channel": Baseline(
+        "Conv2D, squeeze-and-excite", "CCCC", None, 1 / 16, 28.1
+    ),
     "linear": Baseline(
         "LinearAttention", "LLLL", attention.LinearAttention, 0, None
     ),
@@ -83,9 +85,7 @@ BASELINES = {
     "lambda_u4": Baseline(
         "LambdaConv, scope 7, u = 4",
         "LLLL",
-        functools.partial(
-            lambda_keras.LambdaConv, scope_size=7, intra_depth=4
-        ),
+        functools.partial(lambda_keras.LambdaConv, scope_size=7, intra_depth=4),
         0,
         16.0,
     ),

@@ -141,9 +141,7 @@ def call_convolution(kernel, inputs):
         for down, right in list_positions(kernel.shape[:2]):
             row, column = y + down - reach, x + right - reach
             if 0 <= row < height and 0 <= column < width:
-                outputs[:, y, x] += (
-                    inputs[:, row, column] @ kernel[down, right]
-                )
+                outputs[:, y, x] += inputs[:, row, column] @ kernel[down, right]
     return outputs
 
 

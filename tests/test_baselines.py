@@ -1,5 +1,7 @@
 """The networks of the paper's Tables 3 and 4 with other layers."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -64,6 +66,8 @@ def test_parameters_are_those_of_the_layers_by_hand(name):
         for size in sizes
     )
     assert baselines.count_trainable(BASELINES[name].build()) == expected
+    root = pathlib.Path(__file__).parents[1]
+    assert f"| {expected:,} |" in (root / "docs/baselines.md").read_text()
 
 
 @pytest.mark.parametrize(

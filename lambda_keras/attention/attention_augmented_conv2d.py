@@ -108,7 +108,9 @@ class AttentionAugmentedConv2D(keras.layers.Layer):
 
     def call(self, inputs):
         attended = self.projection(self.attention(inputs))
-        return ops.concatenate([self.convolution(inputs), attended], axis=-1)
+        outputs = ops.concatenate([self.convolution(inputs), attended], axis=-1)
+        # On PyTorch a projection in float64 returns float32.
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.filters)

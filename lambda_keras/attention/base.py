@@ -31,6 +31,13 @@ def split_heads(tensor, num_heads):
     return ops.reshape(tensor, (-1, math.prod(grid), num_heads, depth))
 
 
+def widen(tensor):
+    """Casts to float32, which softmax and long sums need, if not to float64."""
+    if keras.backend.standardize_dtype(tensor.dtype) == "float64":
+        return tensor
+    return ops.cast(tensor, "float32")
+
+
 def compute_axis_scores(queries, table, offsets):
     """Scores the relative positions along one axis of the grid.
 
@@ -62,16 +69,14 @@ def attend(queries, keys, values, axis_scores, visible=None):
     Returns:
         `(b, n, h, v)`.
     """
-    scores = ops.einsum("bnhk,bmhk->bhnm", queries, keys)
-    scores = ops.cast(scores, "float32")
+    scores = widen(ops.einsum("bnhk,bmhk->bhnm", queries, keys))
     _, num_heads, count, context_count = scores.shape
     sizes = [scores_here.shape[-1] for scores_here in axis_scores]
     scores = ops.reshape(scores, (-1, *sizes))
     for axis, scores_here in enumerate(axis_scores):
         shape = [1] * len(sizes)
         shape[axis] = sizes[axis]
-        scores_here = ops.reshape(scores_here, (-1, *shape))
-        scores = scores + ops.cast(scores_here, "float32")
+        scores = scores + widen(ops.reshape(scores_here, (-1, *shape)))
     scores = ops.reshape(scores, (-1, num_heads, count, context_count))
     if visible is not None:
         scores = ops.where(visible, scores, _LOWEST)
@@ -134,6 +139,14 @@ class BaseAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "key_dim": self.key_dim,
         }
+
+    def project(self, inputs):
+        """Returns queries, keys and values with the heads side by side."""
+        # On PyTorch a projection in float64 returns float32.
+        return tuple(
+            ops.cast(projection(inputs), self.compute_dtype)
+            for projection in (self.query, self.key, self.value)
+        )
 
     def _build_projection(self, name, depth, inputs_shape):
         projection = keras.layers.Dense(

@@ -6,6 +6,7 @@ from keras import ops
 from lambda_keras.attention.base import BaseAttention
 from lambda_keras.attention.base import normalize_scores
 from lambda_keras.attention.base import split_heads
+from lambda_keras.attention.base import widen
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -51,10 +52,9 @@ class LinearAttention(BaseAttention):
     """
 
     def call(self, inputs):
-        # Sums over many positions need float32, as the softmax does.
         queries, keys, values = (
-            ops.cast(split_heads(project(inputs), self.num_heads), "float32")
-            for project in (self.query, self.key, self.value)
+            widen(split_heads(tensor, self.num_heads))
+            for tensor in self.project(inputs)
         )
         queries = normalize_scores(queries, axis=-1)
         keys = normalize_scores(keys, axis=1)

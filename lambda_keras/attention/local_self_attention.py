@@ -1,5 +1,7 @@
 """LocalSelfAttention: softmax attention within a window of each position."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -105,10 +107,11 @@ class LocalSelfAttention(BaseAttention):
         def cut(images, reach):
             return cut_blocks(images, rows, columns, block, reach)
 
-        queries = cut(self.query(inputs), 0) * self.key_dim**-0.5
+        queries, keys, values = self.project(inputs)
+        queries = cut(queries * self.key_dim**-0.5, 0)
         queries = split_heads(queries, self.num_heads)
-        keys = split_heads(cut(self.key(inputs), reach), self.num_heads)
-        values = split_heads(cut(self.value(inputs), reach), self.num_heads)
+        keys = split_heads(cut(keys, reach), self.num_heads)
+        values = split_heads(cut(values, reach), self.num_heads)
         # Zero where a block's context leaves the image.
         inside = cut(ops.ones_like(inputs[..., :1]), reach)[:, None, None, :, 0]
 
@@ -117,14 +120,10 @@ class LocalSelfAttention(BaseAttention):
             keys,
             values,
             self._compute_axis_scores(queries),
-            visible=self._find_window() & (inside > 0),
+            visible=ops.logical_and(self._find_window(), inside > 0),
         )
-        outputs = ops.reshape(
-            outputs, (-1, columns, block, block * self.filters)
-        )
-        outputs = ops.transpose(outputs, (0, 2, 1, 3))
-        outputs = ops.reshape(
-            outputs, (-1, rows * block, columns * block, self.filters)
+        outputs = join_blocks(
+            ops.reshape(outputs, (-1, block**2, self.filters)), rows, columns
         )
         return outputs[:, :height, :width]
 
@@ -185,8 +184,26 @@ def cut_blocks(images, rows, columns, block, reach):
     blocks = ops.reshape(strips, (-1, columns, block, channels))
     blocks = _add_margin(blocks, reach)
     blocks = ops.reshape(blocks, (-1, size, columns, size * channels))
-    blocks = ops.transpose(blocks, (0, 2, 1, 3))  # (b rows, columns, size, ...)
+    blocks = ops.transpose(blocks, (0, 2, 1, 3))  # (b rows, columns, size, ..)
     return ops.reshape(blocks, (-1, size * size, channels))
+
+
+def join_blocks(blocks, rows, columns):
+    """Puts blocks without a margin side by side, as `cut_blocks` found them.
+
+    Args:
+        blocks: `(b * rows * columns, block ** 2, c)`.
+        rows: number of blocks one above the other.
+        columns: number of blocks side by side.
+
+    Returns:
+        `(b, rows * block, columns * block, c)`.
+    """
+    _, positions, channels = blocks.shape
+    block = math.isqrt(positions)
+    strips = ops.reshape(blocks, (-1, columns, block, block * channels))
+    strips = ops.transpose(strips, (0, 2, 1, 3))  # (b rows, block, columns, ..)
+    return ops.reshape(strips, (-1, rows * block, columns * block, channels))
 
 
 def _add_margin(blocks, reach):

@@ -78,7 +78,10 @@ class RelativeSelfAttention(BaseAttention):
 
     def call(self, inputs):
         grid = inputs.shape[1:-1]
-        queries = split_heads(self.query(inputs), self.num_heads)
+        queries, keys, values = (
+            split_heads(tensor, self.num_heads)
+            for tensor in self.project(inputs)
+        )
         queries = queries * self.key_dim**-0.5
         axis_scores = [
             compute_axis_scores(queries, table, offsets)
@@ -86,12 +89,7 @@ class RelativeSelfAttention(BaseAttention):
                 self.tables, _find_offsets(grid), strict=True
             )
         ]
-        outputs = attend(
-            queries,
-            split_heads(self.key(inputs), self.num_heads),
-            split_heads(self.value(inputs), self.num_heads),
-            axis_scores,
-        )
+        outputs = attend(queries, keys, values, axis_scores)
         return ops.reshape(outputs, (-1, *grid, self.filters))
 
 

@@ -1,5 +1,6 @@
 """LambdaNetworks for Keras 3, on every backend of Keras."""
 
+from lambda_keras import attention
 from lambda_keras import visualize
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.lambda_layer import LambdaLayer
@@ -13,6 +14,7 @@ __all__ = [
     "LambdaConv",
     "LambdaLayer",
     "PositionEmbeddings",
+    "attention",
     "build_lambda_resnet",
     "resize_position_embeddings",
     "visualize",

@@ -61,3 +61,13 @@ def check_relation(query_grid, context_grid, strides):
             f"{tuple(query_grid)} and {tuple(context_grid)}, context_scale="
             f"{strides.query / strides.context:g}"
         )
+
+
+def check_image_shape(shape):
+    """Raises a `ValueError` if a shape is not that of images of known size."""
+    if len(shape) != 4 or None in shape[1:]:
+        raise ValueError(
+            "The layer takes images of known size, (batch_size, height, "
+            "width, channels), because it learns an embedding for each "
+            f"offset. Received: inputs of shape {tuple(shape)}"
+        )

@@ -37,6 +37,7 @@ def build_lambda_resnet(
     layout=None,
     architecture="rs",
     lambda_layer=None,
+    squeeze_excite_ratio=None,
     weights=None,
     include_top=True,
     pooling=None,
@@ -73,6 +74,9 @@ def build_lambda_resnet(
         lambda_layer: function `filters -> layer` that makes what stands at
             `L`: a layer that keeps the height and width of its 4D input.
             Defaults to `LambdaConv` with a scope of 23.
+        squeeze_excite_ratio: float. Width of squeeze-and-excite's hidden layer
+            over the channels of a block, in the stages without lambda layers.
+            0 for none. Defaults to 0.25 for `"rs"` and to 0 for `"v1"`.
         weights: path of a `.keras` file of the same network, saved at any
             image size: learned offsets keep their embeddings, see
             `resize_position_embeddings`. `None` for random weights.
@@ -132,6 +136,9 @@ def build_lambda_resnet(
         )
     placement = _place_lambda_layers(depth, layout, architecture)
     is_rs = architecture == "rs"
+    if squeeze_excite_ratio is None:
+        squeeze_excite_ratio = 0.25 if is_rs else 0
+    _check_rates(squeeze_excite_ratio=squeeze_excite_ratio)
     if lambda_layer is None:
         lambda_layer = functools.partial(
             LambdaConv, normalization=normalization
@@ -148,7 +155,7 @@ def build_lambda_resnet(
     for stage, has_lambda in enumerate(placement):
         # That hybrids squeeze and excite in their convolutional stages alone
         # follows from the paper's parameter counts.
-        excites = is_rs and not any(has_lambda)
+        excites = not any(has_lambda)
         for block, lambda_here in enumerate(has_lambda):
             block_name = f"{_STAGES[stage]}_block{block + 1}"
             x = blocks.build_bottleneck(
@@ -157,7 +164,7 @@ def build_lambda_resnet(
                 strides=2 if stage > 0 and block == 0 else 1,
                 lambda_layer=lambda_layer if lambda_here else None,
                 shortcut_pools=is_rs,
-                squeeze_excite_ratio=0.25 if excites else 0,
+                squeeze_excite_ratio=squeeze_excite_ratio if excites else 0,
                 drop_rate=stochastic_depth_rate * (stage + 2) / 5,
                 normalization=normalization,
                 name=block_name,

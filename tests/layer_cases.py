@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import lambda_keras
+from lambda_keras import attention
 from tests import reference
 
 
@@ -101,5 +102,23 @@ LAYER_CASES = {
     ),
     "conv_without_normalization": LayerCase(
         _CONV, dict(**_SIZES, normalization=None), _IMAGE
+    ),
+    "relative_sequence": LayerCase(
+        attention.RelativeSelfAttention, _SIZES, _SEQUENCE
+    ),
+    "relative_image": LayerCase(
+        attention.RelativeSelfAttention, _SIZES, _IMAGE
+    ),
+    "axial": LayerCase(attention.AxialSelfAttention, _SIZES, _IMAGE),
+    "local": LayerCase(
+        attention.LocalSelfAttention,
+        dict(filters=22, num_heads=2, key_dim=14, window_size=3),
+        (2, 5, 11, 7),
+    ),
+    "linear": LayerCase(attention.LinearAttention, _SIZES, _IMAGE),
+    "augmented": LayerCase(
+        attention.AttentionAugmentedConv2D,
+        dict(**_SIZES, kernel_size=5, value_dim=3),
+        _IMAGE,
     ),
 }

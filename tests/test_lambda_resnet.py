@@ -77,6 +77,14 @@ def test_v1_with_intra_depth_4_has_the_papers_parameters():
     assert count_trainable(model) == 16_040_360
 
 
+def test_v1_with_squeeze_and_excite_has_the_papers_parameters():
+    # 28.1M in Table 3.
+    model = build_lambda_resnet(
+        50, layout="CCCC", architecture="v1", squeeze_excite_ratio=1 / 16
+    )
+    assert count_trainable(model) == 28_088_024
+
+
 @pytest.mark.parametrize(("depth", "count"), RS_COUNTS.items())
 def test_resnet_rs_has_the_papers_parameters(depth, count):
     assert count_trainable(build_lambda_resnet(depth, layout="CCCC")) == count

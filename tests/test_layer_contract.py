@@ -25,8 +25,9 @@ def predict(model, inputs):
 def test_the_cases_hold_every_public_layer():
     public = {
         value
-        for name in lambda_keras.__all__
-        if inspect.isclass(value := getattr(lambda_keras, name))
+        for module in (lambda_keras, lambda_keras.attention)
+        for name in module.__all__
+        if inspect.isclass(value := getattr(module, name))
         and issubclass(value, keras.layers.Layer)
     }
     cases = {case.layer_class for case in LAYER_CASES.values()}

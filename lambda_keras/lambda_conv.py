@@ -3,6 +3,7 @@
 import math
 
 import keras
+from keras import ops
 
 from lambda_keras import functional
 from lambda_keras.base_lambda import BaseLambda
@@ -59,6 +60,10 @@ class LambdaConv(BaseLambda):
             their grid's step have the offset 0. Defaults to `1`.
         position_embeddings: `PositionEmbeddings` to share with other layers.
             Defaults to embeddings of the layer's own.
+        use_bias: bool. Whether a learned vector of the size of a key is added
+            to each column of every position lambda, as the bias of the
+            convolution that makes them. The paper has none; some trained
+            networks do. Masks do not touch it. Defaults to `False`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -70,6 +75,7 @@ class LambdaConv(BaseLambda):
             `E`, whose `table` has the shape `(scope_size, scope_size,
             num_key_value_heads, intra_depth, key_dim)` for images. Its middle
             is the offset 0.
+        bias: weight, `(num_key_value_heads, key_dim)`, if `use_bias`.
 
     Input shape:
         `(batch_size, length, channels)`, `(batch_size, height, width,
@@ -81,8 +87,8 @@ class LambdaConv(BaseLambda):
 
     Raises:
         ValueError: If an argument has none of the values above, if
-            `scope_size` is even, or if `filters` is not divisible by
-            `num_heads`.
+            `scope_size` is even, if `filters` is not divisible by
+            `num_heads`, or if there is a bias but no position lambda.
 
     Example:
 
@@ -111,6 +117,7 @@ class LambdaConv(BaseLambda):
         normalization="batch",
         context_scale=1,
         position_embeddings=None,
+        use_bias=False,
         **kwargs,
     ):
         super().__init__(
@@ -133,8 +140,36 @@ class LambdaConv(BaseLambda):
                 "`scope_size` must be odd, because the scope is centered on "
                 f"the query. Received: scope_size={scope_size}"
             )
+        if use_bias and not use_position:
+            raise ValueError(
+                "`use_bias` needs `use_position=True`, because the bias is "
+                "added to the position lambdas. Received: use_position=False"
+            )
         self.scope_size = scope_size
         self.local_content = local_content
+        self.use_bias = use_bias
+
+    def build(self, inputs_shape, context_shape=None):
+        super().build(inputs_shape, context_shape)
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.num_key_value_heads, self.key_dim),
+                initializer="zeros",
+                # Lambdas are summed in float32 also under mixed precision.
+                autocast=False,
+            )
+
+    def step(self, inputs, state):
+        outputs, state = super().step(inputs, state)
+        if self.use_bias:
+            queries = self._project_queries(
+                ops.expand_dims(inputs, 1), None, False
+            )
+            biases = ops.repeat(self._apply_bias(queries), self.value_dim, -1)
+            biases = ops.reshape(biases, (-1, self.filters))
+            outputs = self._cast_outputs(outputs + biases)
+        return outputs, state
 
     def count_offsets(self, query_grid, context_grid):
         return [self.scope_size] * len(query_grid)
@@ -161,6 +196,16 @@ class LambdaConv(BaseLambda):
             )
         return super().apply_positions(queries, values, table)
 
+    def _apply_positions(self, queries, values, visibility):
+        outputs = super()._apply_positions(queries, values, visibility)
+        return outputs + self._apply_bias(queries) if self.use_bias else outputs
+
+    def _apply_bias(self, queries):
+        """Applies the part of the position lambdas that all queries share."""
+        queries = functional.flatten_grid(queries)
+        bias = ops.cast(self.bias, queries.dtype)
+        return ops.einsum("bngjk,gk->bngj", queries, bias)[..., None]
+
     def _expands(self, grid):
         if None in grid:
             return False
@@ -173,4 +218,5 @@ class LambdaConv(BaseLambda):
             **super().get_config(),
             "scope_size": self.scope_size,
             "local_content": self.local_content,
+            "use_bias": self.use_bias,
         }

@@ -5,6 +5,9 @@ from keras import ops
 
 from lambda_keras.position_embeddings import resize_position_embeddings
 
+# How the names begin that `build_lambda_resnet` gives.
+_BUILT_NAMES = ("stem", "c2", "c3", "c4", "c5", "predictions")
+
 
 def load_weights(model, path, method="extend"):
     """Gives a model the weights of a saved one, at any resolution.
@@ -37,7 +40,7 @@ def find_network(model):
 
 
 def list_weights(model, include_top=True):
-    """Lists the weights of a network, each once.
+    """Lists the weights of a network, each once, in an order of its own.
 
     Args:
         model: a model of `build_lambda_resnet`. Layers before its stem, which
@@ -46,9 +49,18 @@ def list_weights(model, include_top=True):
     """
     names = _name_layers(model)
     stem = [n for n, name in enumerate(names) if name.startswith("stem")]
-    first = stem[0] if stem else 0
+    layers = model.layers[stem[0] if stem else 0 :]
+    # A saved graph may come back with the branches of a block in another
+    # order. What stands at the lambda layers has names that Keras numbers, but
+    # is on one path through the network.
+    layers = sorted(
+        layers,
+        key=lambda layer: (
+            layer.name if layer.name.startswith(_BUILT_NAMES) else ""
+        ),
+    )
     weights = {}
-    for layer in model.layers[first:]:
+    for layer in layers:
         if include_top or layer.name != "predictions":
             weights.update((id(weight), weight) for weight in layer.weights)
     return list(weights.values())

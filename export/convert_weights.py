@@ -161,9 +161,9 @@ def convert(name: str, weights: str, path: pathlib.Path, image_size: int):
     pixels = make_pixels(image_size)
     logits = model.predict(pixels, verbose=0)
     for picture, row in zip(("waves", "noise"), logits, strict=True):
-        first = " ".join(f"{logit:.4f}" for logit in row[:4])
+        first = " ".join(f"{logit:.5g}" for logit in row[:4])
         print(
-            f"Logits ({picture}): {first} ...; highest {row.max():.4f} for "
+            f"Logits ({picture}): {first} ...; highest {row.max():.5g} for "
             f"class {row.argmax()}"
         )
     found = check_against_timm(name, state, pixels, logits)

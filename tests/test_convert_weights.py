@@ -10,7 +10,6 @@ import lambda_keras
 from export import timm_peer
 from lambda_keras import make_timm_state
 from tests.programs import Program
-from tests.torch_networks import draw_tensor
 from tests.torch_networks import import_timm
 
 
@@ -24,11 +23,9 @@ def checkpoint(tmp_path_factory) -> pathlib.Path:
     safetensors = pytest.importorskip("safetensors.numpy")
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
     network = lambda_keras.build_network("lambda_resnet26t", (64, 64, 3))
-    random = np.random.default_rng(0)
-    state = {
-        name: draw_tensor(random, name, array.shape)
-        for name, array in make_timm_state(network).items()
-    }
+    state = timm_peer.draw_state(
+        {name: x.shape for name, x in make_timm_state(network).items()}
+    )
     state["stem.conv1.bn.num_batches_tracked"] = np.array(7)
     safetensors.save_file(state, path)
     return path

@@ -85,7 +85,6 @@ def test_network_has_the_counts_of_its_row(name):
     )
     assert parameters == NETWORKS[name].parameters
     assert count_multiply_adds(model) == NETWORKS[name].multiply_adds
-    keras.backend.clear_session()
 
 
 def test_rows_have_the_parameters_of_their_sources():
@@ -106,7 +105,7 @@ def test_multiply_adds_are_within_one_per_cent_of_the_sources(name, billions):
 
 def test_every_network_stands_in_the_document_as_in_the_code():
     lines = _DOCUMENT.read_text().splitlines()
-    rows = [line for line in lines if re.match(r"\| `\w+` \|", line)]
+    rows = [line for line in lines if re.match(r"\| `\w+` \| [\d,]+ \|", line)]
     assert rows == [
         f"| `{name}` | {row.parameters:,} | {row.multiply_adds / 1e9:.2f} | "
         f"{row.image_size} | {'' if row.top_1 is None else row.top_1} | "
@@ -193,17 +192,14 @@ def test_layouts_may_name_each_block():
     assert not any(name.endswith("_relu") for name in names)
 
 
-TRAINED = ["resnet50_llll_shared", "lambda_resnet50", "lambda_resnet50ts"]
-
-
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ["resnet50_llll_shared", "lambda_resnet26t"])
 def test_network_trains_and_is_saved(name, tmp_path):
     model = build_network(name, (32, 32, 3), 3, stochastic_depth_rate=0.2)
     reference.randomize_weights(model)
     before = model.get_layer("c2_block1_1_conv").kernel + 0.0
     random = np.random.default_rng(0)
     images = random.normal(size=(4, 32, 32, 3)).astype("float32")
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     loss = model.train_on_batch(images, np.array([0, 1, 2, 0]))
     assert np.isfinite(loss)
     kernel = model.get_layer("c2_block1_1_conv").kernel

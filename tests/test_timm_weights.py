@@ -12,13 +12,13 @@ from lambda_keras import timm_weights
 from tests import reference
 from tests import torch_networks
 
-# Of timm's networks with the names of ours, images of other sizes than theirs.
+# Height and width of the images.
 PEERS = {
-    "lambda_resnet26t": ("lambda_resnet26t", (96, 160)),
-    "lambda_resnet26rpt_256": ("lambda_resnet26rpt_256", (256, 256)),
-    "lambda_resnet50ts": ("lambda_resnet50ts", (96, 160)),
-    "resnet50": ("resnet50", (96, 160)),
-    "resnet_rs50": ("resnetrs50", (96, 160)),
+    "lambda_resnet26t": (96, 160),
+    "lambda_resnet26rpt_256": (256, 256),
+    "lambda_resnet50ts": (96, 160),
+    "resnet50": (96, 160),
+    "resnet_rs50": (96, 160),
 }
 
 
@@ -44,10 +44,9 @@ def build_logits(name, size=None, **kwargs):
     )
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_network_with_timms_weights_gives_timms_logits(name):
-    timm_name, size = PEERS[name]
-    peer = torch_networks.build_timm_network(timm_name)
+@pytest.mark.parametrize(("name", "size"), PEERS.items(), ids=PEERS)
+def test_network_with_timms_weights_gives_timms_logits(name, size):
+    peer = torch_networks.build_timm_network(name, size)
     model = build_logits(name, size, weights=peer.state())
     images = make_images(size)
     assert_same_logits(call(model, images), peer(images))
@@ -59,7 +58,7 @@ def test_network_with_timms_weights_gives_timms_logits(name):
 
 def test_timm_with_our_weights_gives_our_logits():
     model = build_logits("lambda_resnet26t", (96, 160))
-    peer = torch_networks.build_timm_network("lambda_resnet26t")
+    peer = torch_networks.build_timm_network("lambda_resnet26t", (96, 160))
     load_timm_weights(model, peer.state())
     reference.randomize_weights(model.get_layer("c2_block1_1_conv"))
     images = make_images((96, 160))
@@ -81,7 +80,7 @@ def test_lambda_resnet50_with_a_bias_gives_the_logits_of_pytorch():
 def test_pytorch_files_are_read_as_they_are_written(tmp_path):
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors.torch")
-    peer = torch_networks.build_timm_network("lambda_resnet26t")
+    peer = torch_networks.build_timm_network("lambda_resnet26t", (96, 160))
     state = peer.module.state_dict()
     safetensors.save_file(state, tmp_path / "model.safetensors")
     torch.save(

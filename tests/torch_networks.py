@@ -1,6 +1,5 @@
 """PyTorch networks with random weights, to compare ours with."""
 
-import numpy as np
 import pytest
 
 from export import timm_peer
@@ -15,18 +14,14 @@ class TorchNetwork:
     """
 
     def __init__(self, module, residual_scale=1.0):
-        import torch
-
-        random = np.random.default_rng(0)
-        state = {
-            name: torch.tensor(draw_tensor(random, name, tuple(tensor.shape)))
-            for name, tensor in module.state_dict().items()
-        }
+        self.module = module.eval()
+        state = timm_peer.draw_state(
+            {name: array.shape for name, array in self.state().items()}
+        )
         for name in state:
             if name.endswith("bn3.weight"):
                 state[name] *= residual_scale
-        module.load_state_dict(state)
-        self.module = module.eval()
+        self.load(state)
 
     def state(self):
         """The weights as a checkpoint holds them, in NumPy."""
@@ -34,10 +29,7 @@ class TorchNetwork:
         return {name: tensor.numpy() for name, tensor in state.items()}
 
     def load(self, state):
-        import torch
-
-        tensors = {name: torch.tensor(array) for name, array in state.items()}
-        self.module.load_state_dict(tensors, strict=True)
+        timm_peer.load_state(self.module, state)
 
     def normalize(self, images):
         """Gives the normalizations the statistics of a batch of images."""
@@ -51,16 +43,13 @@ class TorchNetwork:
         self.module.eval()
 
     def __call__(self, images):
-        import torch
-
-        with torch.no_grad():
-            outputs = self.module(torch.tensor(np.moveaxis(images, -1, 1)))
-        return outputs.numpy()
+        return timm_peer.compute_logits(self.module, images)
 
 
-def build_timm_network(name, **kwargs):
+def build_timm_network(name, image_size):
     """timm's network of a name; skips the test where there is no timm."""
-    return TorchNetwork(import_timm().create_model(name, **kwargs))
+    import_timm()
+    return TorchNetwork(timm_peer.create_timm_network(name, image_size))
 
 
 def import_timm():
@@ -120,21 +109,3 @@ def _make_lambda_convolution(channels, stride, keys=16, heads=4, scope=23):
             return self.avgpool(outputs) if stride > 1 else outputs
 
     return LambdaConvolution()
-
-
-def draw_tensor(random, name, shape):
-    """Random numbers that neither vanish nor explode over the layers."""
-    if name.endswith("num_batches_tracked"):
-        return np.array(random.integers(1, 1000), "int64")
-    values = random.normal(size=shape)
-    if name.endswith("running_var") or (
-        name.endswith(".weight") and len(shape) == 1
-    ):
-        values = random.uniform(0.5, 1.5, size=shape)
-    elif len(shape) > 1:
-        is_table = name.endswith("pos_emb")
-        fan_in = np.prod(shape[:-1] if is_table else shape[1:])
-        values /= np.sqrt(fan_in)
-    elif len(shape) == 1:
-        values /= 4
-    return values.astype("float32")

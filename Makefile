@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test test-backends lint format
+.PHONY: demo test test-backends test-peers lint format
 
 demo: .venv/ready
 	$(BIN)/python -m examples.digits_demo
@@ -21,6 +21,11 @@ test-backends: .venv-backends/ready
 	    KERAS_BACKEND=$$backend .venv-backends/bin/python -m pytest \
 	        $(LAYER_TESTS) || exit 1; \
 	done
+
+# Against the networks of timm, in PyTorch.
+test-peers: .venv-peers/ready
+	.venv-peers/bin/python -m pytest tests/test_timm_weights.py \
+	    tests/test_convert_weights.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -44,6 +49,12 @@ format: .venv/ready
 	$(PYTHON) -m venv .venv-backends
 	.venv-backends/bin/python -m pip install --constraint requirements.lock \
 	    keras numpy pytest hypothesis "torch==2.13.*" "jax==0.10.*"
+	touch $@
+
+.venv-peers/ready: requirements.lock setup.cfg
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --constraint requirements.lock \
+	    --editable ".[dev,peers]"
 	touch $@
 
 # Resolves again, within the ranges of setup.cfg.

@@ -4,7 +4,10 @@ Padding is symmetric, as in the original ResNet: "same" padding would shift
 strided convolutions by half a pixel on even sizes.
 """
 
+import functools
+
 import keras
+from keras import ops
 
 from lambda_keras.normalization import make_normalization
 
@@ -59,13 +62,14 @@ def convolve(
     return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
 
 
-def build_classic_stem(inputs, filters, *, strides, normalization):
+def build_classic_stem(inputs, filters, *, strides, activation, normalization):
     """Applies the stem of the first ResNet: a 7x7 convolution, a max pool.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         strides: 4, 2 (no max pool) or 1 (a 3x3 convolution instead).
+        activation: name of the activation.
         normalization: as in `build_lambda_resnet`.
 
     Returns:
@@ -79,22 +83,59 @@ def build_classic_stem(inputs, filters, *, strides, normalization):
         filters,
         kernel_size=3 if strides == 1 else 7,
         strides=min(strides, 2),
+        activation=activation,
         normalization=normalization,
         name="stem",
     )
-    if strides == 4:
-        x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-        x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
-    return x
+    return _pool_stem(x) if strides == 4 else x
 
 
-def build_deep_stem(inputs, filters, *, strides, normalization):
+def build_tiered_stem(inputs, filters, *, strides, activation, normalization):
+    """Applies timm's tiered stem: three 3x3 convolutions, a max pool.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        filters: int. Number of output channels, a multiple of 8.
+        strides: 4, 2 or 1 (both without the max pool).
+        activation: name of the activation.
+        normalization: as in `build_lambda_resnet`.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Reference:
+        - [timm](https://github.com/huggingface/pytorch-image-models)
+    """
+    x = inputs
+    for tier, eighths in enumerate((3, 4, 8), start=1):
+        x = convolve(
+            x,
+            filters * eighths // 8,
+            kernel_size=3,
+            strides=min(strides, 2) if tier == 1 else 1,
+            activation=activation,
+            normalization=normalization,
+            name=f"stem_tier{tier}",
+        )
+    return _pool_stem(x) if strides == 4 else x
+
+
+def _pool_stem(inputs):
+    # A border of zeros would exceed what some activations return. The maximum
+    # over a window does not change if what is at its edge is there twice.
+    margins = [[0, 0], [1, 1], [1, 1], [0, 0]]
+    x = ops.pad(inputs, margins, mode="symmetric")
+    return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+
+def build_deep_stem(inputs, filters, *, strides, activation, normalization):
     """Applies the stem of ResNet-RS: four 3x3 convolutions.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         strides: 4, 2 or 1 (both without the last convolution).
+        activation: name of the activation.
         normalization: as in `build_lambda_resnet`.
 
     Returns:
@@ -113,6 +154,7 @@ def build_deep_stem(inputs, filters, *, strides, normalization):
             width,
             kernel_size=3,
             strides=stride,
+            activation=activation,
             normalization=normalization,
             name=f"stem_{number}",
         )
@@ -190,16 +232,18 @@ def build_bottleneck(
     *,
     strides,
     lambda_layer,
+    lambda_pool_size,
     shortcut_pools,
     squeeze_excite_ratio,
     drop_rate,
+    activation,
     normalization,
     name,
 ):
     """Applies a bottleneck block, with or without a lambda layer.
 
     The lambda layer stands for the 3x3 convolution. Where that has a stride,
-    a 3x3 average pool follows the lambda layer (Bello, 2021, appendix E.1).
+    an average pool follows the lambda layer (Bello, 2021, appendix E.1).
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
@@ -207,11 +251,13 @@ def build_bottleneck(
             that.
         strides: 1 or 2.
         lambda_layer: function `filters -> layer`, `None` for the convolution.
+        lambda_pool_size: 3 or 2. Width of the pool after a lambda layer.
         shortcut_pools: as `pools` in `build_shortcut`.
         squeeze_excite_ratio: as `ratio` in `squeeze_and_excite`, over the
             block's output. 0 for none.
         drop_rate: float. Probability that an example skips the block's
             residual branch in training (stochastic depth).
+        activation: name of the activation.
         normalization: as in `build_lambda_resnet`.
         name: prefix of the layers' names.
 
@@ -224,6 +270,7 @@ def build_bottleneck(
         - [Huang et al., 2016](https://arxiv.org/abs/1603.09382)
         - [Bello, 2021](https://arxiv.org/abs/2102.08602)
     """
+    conv = functools.partial(convolve, normalization=normalization)
     shortcut = build_shortcut(
         inputs,
         4 * filters,
@@ -232,35 +279,31 @@ def build_bottleneck(
         normalization=normalization,
         name=name,
     )
-    x = convolve(
-        inputs, filters, 1, normalization=normalization, name=f"{name}_1"
-    )
+    x = conv(inputs, filters, 1, activation=activation, name=f"{name}_1")
     if lambda_layer is None:
-        x = convolve(
+        x = conv(
             x,
             filters,
             kernel_size=3,
             strides=strides,
-            normalization=normalization,
+            activation=activation,
             name=f"{name}_2",
         )
     else:
         x = lambda_layer(filters)(x)
         if strides > 1:
-            x = keras.layers.ZeroPadding2D(1, name=f"{name}_2_pad")(x)
-            x = keras.layers.AveragePooling2D(
-                3, strides=strides, name=f"{name}_2_pool"
-            )(x)
+            x = _pool_average(x, lambda_pool_size, name=f"{name}_2_pool")
         x = make_normalization(normalization, name=f"{name}_2_normalization")(x)
-        x = keras.layers.Activation("relu", name=f"{name}_2_relu")(x)
-    x = convolve(
+        x = keras.layers.Activation(activation, name=f"{name}_2_{activation}")(
+            x
+        )
+    x = conv(
         x,
         4 * filters,
         kernel_size=1,
         activation=None,
         # Each block begins as the identity.
         gamma_initializer="zeros",
-        normalization=normalization,
         name=f"{name}_3",
     )
     if squeeze_excite_ratio:
@@ -270,3 +313,12 @@ def build_bottleneck(
             drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
         )(x)
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
+
+
+def _pool_average(inputs, size, *, name):
+    """Halves a map by averages over windows of 3x3, zeros around, or 2x2."""
+    if size == 2:
+        pool = keras.layers.AveragePooling2D(2, padding="same", name=name)
+        return pool(inputs)
+    x = keras.layers.ZeroPadding2D(1, name=name.replace("pool", "pad"))(inputs)
+    return keras.layers.AveragePooling2D(size, strides=2, name=name)(x)

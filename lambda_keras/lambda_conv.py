@@ -1,9 +1,11 @@
 """LambdaConv: position lambdas from a local scope, on a grid of any size."""
 
 import keras
+from keras import ops
 
 from lambda_keras.base_lambda import BaseLambda
 from lambda_keras.checks import check_positive_integers
+from lambda_keras.functional import flatten_grid
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -58,6 +60,10 @@ class LambdaConv(BaseLambda):
             `"queries_first"`, `"lambdas_first"` or `"convolution"`. It changes
             the speed and the memory, not the outputs. Defaults to `None`, the
             cheapest by the sizes at hand.
+        use_bias: bool. Whether a learned vector of the size of a key is added
+            to each column of every position lambda, as the bias of the
+            convolution that makes them. The paper has none; some trained
+            networks do. Masks do not touch it. Defaults to `False`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -69,6 +75,7 @@ class LambdaConv(BaseLambda):
             `E`, whose `table` has the shape `(scope_size, scope_size,
             num_key_value_heads, intra_depth, key_dim)` for images. Its middle
             is the offset 0.
+        bias: weight, `(num_key_value_heads, key_dim)`, if `use_bias`.
 
     Input shape:
         `(batch_size, length, channels)`, `(batch_size, height, width,
@@ -80,8 +87,8 @@ class LambdaConv(BaseLambda):
 
     Raises:
         ValueError: If an argument has none of the values above, if
-            `scope_size` is even, or if `filters` is not divisible by
-            `num_heads`.
+            `scope_size` is even, if `filters` is not divisible by
+            `num_heads`, or if there is a bias but no position lambda.
 
     Example:
 
@@ -111,6 +118,7 @@ class LambdaConv(BaseLambda):
         context_scale=1,
         position_embeddings=None,
         contraction_order=None,
+        use_bias=False,
         **kwargs,
     ):
         super().__init__(
@@ -134,8 +142,36 @@ class LambdaConv(BaseLambda):
                 "`scope_size` must be odd, because the scope is centered on "
                 f"the query. Received: scope_size={scope_size}"
             )
+        if use_bias and not use_position:
+            raise ValueError(
+                "`use_bias` needs `use_position=True`, because the bias is "
+                "added to the position lambdas. Received: use_position=False"
+            )
         self.scope_size = scope_size
         self.local_content = local_content
+        self.use_bias = use_bias
+
+    def build(self, inputs_shape, context_shape=None):
+        super().build(inputs_shape, context_shape)
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.num_key_value_heads, self.key_dim),
+                initializer="zeros",
+                # Lambdas are summed in float32 also under mixed precision.
+                autocast=False,
+            )
+
+    def step(self, inputs, state):
+        outputs, state = super().step(inputs, state)
+        if self.use_bias:
+            queries = self._project_queries(
+                ops.expand_dims(inputs, 1), None, False
+            )
+            biases = ops.repeat(self._apply_bias(queries), self.value_dim, -1)
+            biases = ops.reshape(biases, (-1, self.filters))
+            outputs = self._cast_outputs(outputs + biases)
+        return outputs, state
 
     def count_offsets(self, query_grid, context_grid):
         return [self.scope_size] * len(query_grid)
@@ -156,9 +192,20 @@ class LambdaConv(BaseLambda):
                 f"Received: grids {tuple(query_grid)} and {tuple(context_grid)}"
             )
 
+    def _apply_positions(self, queries, values, visibility):
+        outputs = super()._apply_positions(queries, values, visibility)
+        return outputs + self._apply_bias(queries) if self.use_bias else outputs
+
+    def _apply_bias(self, queries):
+        """Applies the part of the position lambdas that all queries share."""
+        queries = flatten_grid(queries)
+        bias = ops.cast(self.bias, queries.dtype)
+        return ops.einsum("bngjk,gk->bngj", queries, bias)[..., None]
+
     def get_config(self):
         return {
             **super().get_config(),
             "scope_size": self.scope_size,
             "local_content": self.local_content,
+            "use_bias": self.use_bias,
         }

@@ -1,6 +1,8 @@
 """LambdaResNets and the ResNets that they are compared with."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 
@@ -29,17 +31,35 @@ _DEPTHS = {
 }
 
 
+class _Architecture(NamedTuple):
+    """What surrounds the blocks' convolutions and lambda layers."""
+
+    build_stem: Callable
+    shortcut_pools: bool
+    squeeze_excite_ratio: float
+    lambda_pool_size: int
+
+
+_ARCHITECTURES = {
+    "rs": _Architecture(blocks.build_deep_stem, True, 0.25, 3),
+    "v1": _Architecture(blocks.build_classic_stem, False, 0, 3),
+    "tiered": _Architecture(blocks.build_tiered_stem, False, 0, 2),
+}
+
+
 def build_lambda_resnet(
     depth=50,
-    input_shape=(224, 224, 3),
+    input_shape=None,
     num_classes=1000,
     *,
     layout=None,
     architecture="rs",
     lambda_layer=None,
     squeeze_excite_ratio=None,
+    activation="relu",
     weights=None,
     include_top=True,
+    input_tensor=None,
     pooling=None,
     classifier_activation="softmax",
     dropout_rate=0.0,
@@ -62,25 +82,35 @@ def build_lambda_resnet(
         depth: int. 26, 50, 101, 152, 200, 270, 350 or 420.
         input_shape: `(height, width, channels)`. Height and width may be
             `None` if the lambda layers allow it, as `LambdaConv` does.
+            Defaults to the shape of `input_tensor`, or to `(224, 224, 3)`.
         num_classes: int. Size of the last layer.
         layout: four letters, one a stage from c2 to c5: `C` for convolutions,
             `L` for a lambda layer in every block. `"CCLL"` with the
             architecture `"rs"` is the paper's LambdaResNet-C4, `"CCCC"` is
-            ResNet-RS. Defaults to the paper's hybrid for `"rs"` and to
-            `"LLLL"` for `"v1"`.
+            ResNet-RS. A sequence of four strings may have a letter for each
+            block of a stage, as in `("C", "C", "CCLCCC", "L")`. Defaults to
+            `"LLLL"` for `"v1"` and to the paper's hybrid for the others.
         architecture: `"rs"` for the stem and shortcuts of ResNet-RS and
-            squeeze-and-excite in the stages without lambda layers, or `"v1"`
-            for the first ResNet, as in the paper's Tables 3, 4 and 12.
+            squeeze-and-excite in the stages without lambda layers, `"v1"`
+            for the first ResNet, as in the paper's Tables 3, 4 and 12, or
+            `"tiered"` for timm's: a tiered stem, the shortcuts of `"v1"`, and
+            2x2 rather than 3x3 average pools after strided lambda layers.
         lambda_layer: function `filters -> layer` that makes what stands at
             `L`: a layer that keeps the height and width of its 4D input.
             Defaults to `LambdaConv` with a scope of 23.
         squeeze_excite_ratio: float. Width of squeeze-and-excite's hidden layer
             over the channels of a block, in the stages without lambda layers.
-            0 for none. Defaults to 0.25 for `"rs"` and to 0 for `"v1"`.
+            0 for none. Defaults to 0.25 for `"rs"` and to 0 otherwise.
+        activation: name of the activation, such as `"relu"` or `"silu"`.
+            Defaults to `"relu"`, in squeeze-and-excite always.
         weights: path of a `.keras` file of the same network, saved at any
             image size: learned offsets keep their embeddings, see
-            `resize_position_embeddings`. `None` for random weights.
+            `resize_position_embeddings`. Its classifier is left out if
+            `include_top` is `False`, and may then have any number of classes.
+            `None` for random weights.
         include_top: bool. Whether to end in a classifier. Defaults to `True`.
+        input_tensor: Keras tensor to use as the images, such as the output of
+            a layer that prepares them. Defaults to a new `keras.Input`.
         pooling: what ends the network if `include_top` is `False`: `None` for
             the feature maps of c5, `"avg"` or `"max"` for a global pool.
         classifier_activation: activation of the last layer, `None` for logits.
@@ -121,9 +151,10 @@ def build_lambda_resnet(
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
     """
     check_choice("depth", depth, tuple(_DEPTHS))
-    check_choice("architecture", architecture, ("rs", "v1"))
+    check_choice("architecture", architecture, tuple(_ARCHITECTURES))
     check_choice("pooling", pooling, (None, "avg", "max"))
     check_choice("stem_strides", stem_strides, (4, 2, 1))
+    input_shape = _choose_input_shape(input_shape, input_tensor)
     _check_sizes(input_shape, num_classes, width_multiplier)
     _check_rates(
         dropout_rate=dropout_rate, stochastic_depth_rate=stochastic_depth_rate
@@ -135,21 +166,21 @@ def build_lambda_resnet(
             "Received: normalization=None"
         )
     placement = _place_lambda_layers(depth, layout, architecture)
-    is_rs = architecture == "rs"
+    parts = _ARCHITECTURES[architecture]
     if squeeze_excite_ratio is None:
-        squeeze_excite_ratio = 0.25 if is_rs else 0
+        squeeze_excite_ratio = parts.squeeze_excite_ratio
     _check_rates(squeeze_excite_ratio=squeeze_excite_ratio)
     if lambda_layer is None:
         lambda_layer = functools.partial(
             LambdaConv, normalization=normalization
         )
-    build_stem = blocks.build_deep_stem if is_rs else blocks.build_classic_stem
-
-    inputs = keras.Input(input_shape, name="images")
-    x = build_stem(
-        inputs,
+    if input_tensor is None:
+        input_tensor = keras.Input(input_shape, name="images")
+    x = parts.build_stem(
+        input_tensor,
         _scale(64, width_multiplier),
         strides=stem_strides,
+        activation=activation,
         normalization=normalization,
     )
     for stage, has_lambda in enumerate(placement):
@@ -163,15 +194,18 @@ def build_lambda_resnet(
                 _scale(64 * 2**stage, width_multiplier),
                 strides=2 if stage > 0 and block == 0 else 1,
                 lambda_layer=lambda_layer if lambda_here else None,
-                shortcut_pools=is_rs,
+                lambda_pool_size=parts.lambda_pool_size,
+                shortcut_pools=parts.shortcut_pools,
                 squeeze_excite_ratio=squeeze_excite_ratio if excites else 0,
                 drop_rate=stochastic_depth_rate * (stage + 2) / 5,
+                activation=activation,
                 normalization=normalization,
                 name=block_name,
             )
             last = block + 1 == len(has_lambda)
             x = keras.layers.Activation(
-                "relu", name=_STAGES[stage] if last else f"{block_name}_relu"
+                activation,
+                name=_STAGES[stage] if last else f"{block_name}_{activation}",
             )(x)
 
     if include_top or pooling == "avg":
@@ -190,10 +224,12 @@ def build_lambda_resnet(
             name="predictions",
         )(x)
     if name is None:
-        name = f"lambda_resnet{depth}_{architecture}"
-        if layout is not None:
-            name = f"{name}_{layout.lower()}"
-    model = keras.Model(inputs, x, name=name)
+        name = "_".join(
+            (f"lambda_resnet{depth}", architecture, *(layout or ()))
+        )
+    inputs = keras.utils.get_source_inputs(input_tensor)
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    model = keras.Model(inputs, x, name=name.lower())
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -202,24 +238,46 @@ def build_lambda_resnet(
 def _place_lambda_layers(depth, layout, architecture):
     """Returns for each stage a list of bools, one a block."""
     block_counts, c4_positions = _DEPTHS[depth]
-    if layout is None and architecture == "rs":
-        return [
-            [False] * block_counts[0],
-            [False] * block_counts[1],
-            [n + 1 in c4_positions for n in range(block_counts[2])],
-            [True] * block_counts[3],
-        ]
+    if layout is None and architecture != "v1":
+        c4 = ["CL"[n + 1 in c4_positions] for n in range(block_counts[2])]
+        layout = ("C", "C", "".join(c4), "L")
     layout = "LLLL" if layout is None else layout
-    if len(layout) != len(_STAGES) or set(layout) - set("CL"):
-        raise ValueError(
-            "`layout` must be four letters, one a stage from c2 to c5: C for "
-            "convolutions or L for lambda layers. "
-            f"Received: layout={layout!r}"
-        )
-    return [
-        [letter == "L"] * count
-        for letter, count in zip(layout, block_counts, strict=True)
+    placement = [
+        letters * count if len(letters) == 1 else letters
+        for letters, count in zip(layout, block_counts, strict=False)
     ]
+    lengths = tuple(len(letters) for letters in placement)
+    if (
+        len(layout) != len(_STAGES)
+        or lengths != block_counts
+        or set("".join(placement)) - set("CL")
+    ):
+        raise ValueError(
+            "`layout` must be four letters, one a stage from c2 to c5, or "
+            "four strings with one letter for each of a stage's blocks, of "
+            f"which depth {depth} has {block_counts}: C for convolutions or L "
+            f"for lambda layers. Received: layout={layout!r}"
+        )
+    return [[letter == "L" for letter in letters] for letters in placement]
+
+
+def _choose_input_shape(input_shape, input_tensor):
+    if input_tensor is None:
+        return (224, 224, 3) if input_shape is None else input_shape
+    if not keras.utils.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "`input_tensor` must be a Keras tensor, such as a `keras.Input`, "
+            "because the network becomes a part of its graph. "
+            f"Received: input_tensor={input_tensor}"
+        )
+    tensor_shape = tuple(input_tensor.shape[1:])
+    if input_shape is not None and tuple(input_shape) != tensor_shape:
+        raise ValueError(
+            "`input_shape` must be that of `input_tensor`, or be left out. "
+            f"Received: input_shape={input_shape} for a tensor of "
+            f"{tensor_shape}"
+        )
+    return tensor_shape
 
 
 def _check_sizes(input_shape, num_classes, width_multiplier):

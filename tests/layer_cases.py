@@ -100,6 +100,17 @@ LAYER_CASES = {
     "conv_free_keys": LayerCase(
         _CONV, dict(**_SIZES, key_normalization=None), _IMAGE
     ),
+    "conv_bias": LayerCase(
+        _CONV,
+        dict(
+            **_SIZES,
+            scope_size=3,
+            intra_depth=3,
+            num_key_value_heads=2,
+            use_bias=True,
+        ),
+        _IMAGE,
+    ),
     "conv_without_normalization": LayerCase(
         _CONV, dict(**_SIZES, normalization=None), _IMAGE
     ),

@@ -147,6 +147,10 @@ def compute_outputs(layer, queries, keys, values, table, sees):
                     ),
                     [is_near(layer, n, m) for m in seen],
                 )
+                if getattr(layer, "use_bias", False):
+                    query_lambda += ops.convert_to_numpy(layer.bias)[
+                        group, :, None
+                    ]
                 heads += [
                     query_lambda.T @ query
                     for query in queries[(example, *n, group)]

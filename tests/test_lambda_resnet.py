@@ -1,6 +1,7 @@
-"""LambdaResNets: counts of the paper, structure and saving."""
+"""LambdaResNets: structure and saving."""
 
 import functools
+import math
 import subprocess
 import sys
 
@@ -12,44 +13,6 @@ import lambda_keras
 from lambda_keras import build_lambda_resnet
 from lambda_keras import lambda_resnet
 from tests import reference
-
-_U4 = functools.partial(lambda_keras.LambdaConv, scope_size=7, intra_depth=4)
-
-# Trainable parameters. Those that the paper prints round to what it prints,
-# but for CCLL: 15.4M there, though the table's other rows add up to 15.56M.
-V1_COUNTS = {
-    "CCCC": 25_557_032,
-    "LCCC": 25_490_744,
-    "LLCC": 24_992_888,
-    "LLLC": 21_727_448,
-    "LLLL": 14_995_592,
-    "CLLL": 15_061_880,
-    "CCLL": 15_559_736,
-    "CCCL": 18_825_176,
-}
-RS_COUNTS = {
-    50: 35_691_912,
-    101: 63_618_696,
-    152: 86_621_576,
-    200: 93_209_992,
-    270: 129_861_448,
-    350: 163_956_168,
-    420: 191_891_656,
-}
-HYBRID_COUNTS = {
-    50: 18_963_272,
-    101: 36_866_920,
-    152: 51_404_696,
-    200: 57_993_112,
-    270: 81_366_248,
-    350: 105_475_176,
-    420: 124_438_664,
-}
-C4_COUNTS = {101: 25_982_120, 152: 35_077_496, 200: 41_665_912}
-
-
-def count_trainable(model):
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
 def build_small(depth=26, image_size=16, **kwargs):
@@ -66,38 +29,13 @@ def build_small(depth=26, image_size=16, **kwargs):
     return model
 
 
-@pytest.mark.parametrize(("layout", "count"), V1_COUNTS.items())
-def test_v1_has_the_papers_parameters(layout, count):
-    model = build_lambda_resnet(50, layout=layout, architecture="v1")
-    assert count_trainable(model) == count
-
-
-def test_v1_with_intra_depth_4_has_the_papers_parameters():
-    model = build_lambda_resnet(50, architecture="v1", lambda_layer=_U4)
-    assert count_trainable(model) == 16_040_360
-
-
 def test_v1_with_squeeze_and_excite_has_the_papers_parameters():
     # 28.1M in Table 3.
     model = build_lambda_resnet(
         50, layout="CCCC", architecture="v1", squeeze_excite_ratio=1 / 16
     )
-    assert count_trainable(model) == 28_088_024
-
-
-@pytest.mark.parametrize(("depth", "count"), RS_COUNTS.items())
-def test_resnet_rs_has_the_papers_parameters(depth, count):
-    assert count_trainable(build_lambda_resnet(depth, layout="CCCC")) == count
-
-
-@pytest.mark.parametrize(("depth", "count"), HYBRID_COUNTS.items())
-def test_lambda_resnet_has_the_papers_parameters(depth, count):
-    assert count_trainable(build_lambda_resnet(depth)) == count
-
-
-@pytest.mark.parametrize(("depth", "count"), C4_COUNTS.items())
-def test_lambda_resnet_c4_has_the_papers_parameters(depth, count):
-    assert count_trainable(build_lambda_resnet(depth, layout="CCLL")) == count
+    count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    assert count == 28_088_024
 
 
 def test_lambda_layers_stand_where_the_paper_puts_them():

@@ -13,8 +13,9 @@ test: lint
 
 # The layers on the other backends of Keras, without TensorFlow.
 BACKENDS := jax torch
-LAYER_TESTS := $(addprefix tests/test_, attention.py lambda_layers.py \
-    lambda_variants.py layer_contract.py resizing.py)
+LAYER_TESTS := $(addprefix tests/test_, attention.py contraction.py \
+    cost_model.py lambda_layers.py lambda_variants.py layer_contract.py \
+    resizing.py)
 
 test-backends: .venv-backends/ready
 	for backend in $(BACKENDS); do \

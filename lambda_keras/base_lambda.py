@@ -404,8 +404,9 @@ class BaseLambda(keras.layers.Layer):
             return normalization(
                 projection(inputs), training=training, mask=mask
             )
-        scale, shift = find_affine(normalization)
-        kernel = ops.cast(projection.kernel, scale.dtype) * scale
+        dtype = self._lambda_dtype()
+        scale, shift = find_affine(normalization, dtype)
+        kernel = ops.cast(projection.kernel, dtype) * scale
         outputs = ops.matmul(inputs, ops.cast(kernel, self.compute_dtype))
         return outputs + ops.cast(shift, self.compute_dtype)
 

@@ -65,21 +65,22 @@ def make_normalization(
     return type(normalization).from_config(config)
 
 
-def find_affine(normalization):
+def find_affine(normalization, dtype):
     """Returns what a batch normalization does in inference.
 
     Args:
         normalization: a built `BatchNormalization`.
+        dtype: dtype of the results.
 
     Returns:
         The scale and the shift of each channel: its outputs are
         `inputs * scale + shift`.
     """
-    variance = ops.cast(normalization.moving_variance, "float32")
+    variance = ops.cast(normalization.moving_variance, dtype)
     scale = ops.rsqrt(variance + normalization.epsilon)
     if normalization.scale:
-        scale = scale * normalization.gamma
-    shift = -normalization.moving_mean * scale
+        scale = scale * ops.cast(normalization.gamma, dtype)
+    shift = -ops.cast(normalization.moving_mean, dtype) * scale
     if normalization.center:
-        shift = shift + normalization.beta
+        shift = shift + ops.cast(normalization.beta, dtype)
     return scale, shift

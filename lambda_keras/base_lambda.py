@@ -407,6 +407,7 @@ class BaseLambda(keras.layers.Layer):
         dtype = self._lambda_dtype()
         scale, shift = find_affine(normalization, dtype)
         kernel = ops.cast(projection.kernel, dtype) * scale
+        inputs = ops.cast(inputs, self.compute_dtype)
         outputs = ops.matmul(inputs, ops.cast(kernel, self.compute_dtype))
         return outputs + ops.cast(shift, self.compute_dtype)
 

@@ -21,6 +21,7 @@ from lambda_keras.checks import check_relation
 from lambda_keras.cost_model import ORDERS
 from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import find_affine
+from lambda_keras.normalization import has_affine
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
@@ -400,7 +401,10 @@ class BaseLambda(keras.layers.Layer):
     def _project(self, inputs, projection, normalization, mask, training):
         if not isinstance(normalization, keras.layers.BatchNormalization):
             return normalization(projection(inputs), training=training)
-        if training or projection.quantization_mode is not None:
+        folds = (
+            has_affine(normalization) and projection.quantization_mode is None
+        )
+        if training or not folds:
             return normalization(
                 projection(inputs), training=training, mask=mask
             )

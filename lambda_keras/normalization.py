@@ -65,11 +65,17 @@ def make_normalization(
     return type(normalization).from_config(config)
 
 
+def has_affine(normalization):
+    """Whether inference is a scale and a shift of the last axis."""
+    is_known = type(normalization) is keras.layers.BatchNormalization
+    return is_known and normalization.axis == -1
+
+
 def find_affine(normalization, dtype):
     """Returns what a batch normalization does in inference.
 
     Args:
-        normalization: a built `BatchNormalization`.
+        normalization: a built one that `has_affine`.
         dtype: dtype of the results.
 
     Returns:

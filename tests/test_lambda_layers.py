@@ -6,6 +6,7 @@ import pytest
 
 import lambda_keras
 from lambda_keras import cost_model
+from lambda_keras.normalization import has_affine
 from tests import reference
 
 # Different primes, so that no axis can stand for another.
@@ -191,6 +192,40 @@ def test_normalization_layer_is_copied_and_survives_the_config():
     ] * 2
     assert [norm.epsilon for norm in norms] == [0.25] * 2
     assert norms[0].gamma is not norms[1].gamma
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class NegatedBatchNormalization(keras.layers.BatchNormalization):
+    """Does in inference what no scale of its weights says."""
+
+    def call(self, inputs, training=None, mask=None):
+        return -super().call(inputs, training=training, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "folds"),
+    [
+        (keras.layers.BatchNormalization(), True),
+        (keras.layers.BatchNormalization(scale=False), True),
+        (keras.layers.BatchNormalization(center=False), True),
+        (keras.layers.BatchNormalization(axis=1), False),
+        (NegatedBatchNormalization(), False),
+    ],
+    ids=["default", "no_scale", "no_center", "rows", "subclass"],
+)
+def test_projection_is_normalized_whether_or_not_it_is_folded(
+    normalization, folds
+):
+    layer = build_layer(
+        lambda_keras.LambdaLayer(FILTERS, normalization=normalization, **SIZES),
+        (5, 3),
+    )
+    inputs = make_inputs((5, 3))
+    norm = layer.query_normalization
+    assert has_affine(norm) == folds
+    expected = norm(layer.query(inputs), training=False)
+    queries = layer._project(inputs, layer.query, norm, None, False)
+    assert_close(queries, expected)
 
 
 def test_normalization_none_leaves_queries_and_values():

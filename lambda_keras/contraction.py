@@ -304,10 +304,11 @@ def _contract_bands(layout):
         outputs = []
         indices = layout.index_bands()
         for block, band in enumerate(layout.bands):
-            embeddings = _take_embeddings(table, band, layout, indices)
+            embeddings = _take_embeddings(
+                _after(table, outputs), band, layout, indices
+            )
             weights = ops.matmul(
-                _after(queries[block], outputs),
-                ops.swapaxes(embeddings, 1, 2),
+                queries[block], ops.swapaxes(embeddings, 1, 2)
             )
             outputs.append(
                 ops.matmul(
@@ -329,14 +330,18 @@ def _contract_bands(layout):
 
 
 def _differentiate_bands(queries, values, table, upstream, layout, indices):
-    query_gradients = []
-    value_gradient = table_gradient = 0.0
+    query_gradients, table_gradients = [], []
+    value_gradient = 0.0
     size = queries.shape[1] * layout.shared
     for block, band in enumerate(layout.bands):
-        block_queries = _after(queries[block], query_gradients)
-        embeddings = _take_embeddings(table, band, layout, indices)
+        block_queries = queries[block]
+        embeddings = _take_embeddings(
+            _after(table, table_gradients), band, layout, indices
+        )
         block_values = _take_values(values, band, layout)
-        block_upstream = upstream[:, block * size : (block + 1) * size]
+        block_upstream = _after(
+            upstream[:, block * size : (block + 1) * size], query_gradients
+        )
 
         weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
         weights = _to_examples(weights, layout.shared)
@@ -347,10 +352,10 @@ def _differentiate_bands(queries, values, table, upstream, layout, indices):
         weights = _to_positions(weights, layout.shared)
         query_gradients.append(ops.matmul(weights, embeddings))
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_queries)
-        table_gradient += _put_embeddings(
-            gradient, band, layout, indices, table.shape
+        table_gradients.append(
+            _put_embeddings(gradient, band, layout, indices, table.shape)
         )
-    return ops.stack(query_gradients), value_gradient, table_gradient
+    return ops.stack(query_gradients), value_gradient, sum(table_gradients)
 
 
 def _after(tensor, outputs):

@@ -307,9 +307,7 @@ def _contract_bands(layout):
             embeddings = _take_embeddings(
                 _after(table, outputs), band, layout, indices
             )
-            weights = ops.matmul(
-                queries[block], ops.swapaxes(embeddings, 1, 2)
-            )
+            weights = ops.matmul(queries[block], ops.swapaxes(embeddings, 1, 2))
             outputs.append(
                 ops.matmul(
                     _to_examples(weights, layout.shared),
@@ -330,15 +328,16 @@ def _contract_bands(layout):
 
 
 def _differentiate_bands(queries, values, table, upstream, layout, indices):
-    query_gradients, table_gradients = [], []
-    value_gradient = 0.0
+    query_gradients, value_gradients, table_gradients = [], [], []
     size = queries.shape[1] * layout.shared
     for block, band in enumerate(layout.bands):
         block_queries = queries[block]
         embeddings = _take_embeddings(
             _after(table, table_gradients), band, layout, indices
         )
-        block_values = _take_values(values, band, layout)
+        block_values = _after(
+            _take_values(values, band, layout), value_gradients
+        )
         block_upstream = _after(
             upstream[:, block * size : (block + 1) * size], query_gradients
         )
@@ -346,16 +345,20 @@ def _differentiate_bands(queries, values, table, upstream, layout, indices):
         weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
         weights = _to_examples(weights, layout.shared)
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_upstream)
-        value_gradient += _put_values(gradient, band, layout, values.shape)
+        gradient = _put_values(gradient, band, layout, values.shape)
+        value_gradients.append(_add_to_last(value_gradients, gradient))
 
         weights = ops.matmul(block_upstream, ops.swapaxes(block_values, 1, 2))
         weights = _to_positions(weights, layout.shared)
         query_gradients.append(ops.matmul(weights, embeddings))
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_queries)
-        table_gradients.append(
-            _put_embeddings(gradient, band, layout, indices, table.shape)
-        )
-    return ops.stack(query_gradients), value_gradient, sum(table_gradients)
+        gradient = _put_embeddings(gradient, band, layout, indices, table.shape)
+        table_gradients.append(_add_to_last(table_gradients, gradient))
+    return ops.stack(query_gradients), value_gradients[-1], table_gradients[-1]
+
+
+def _add_to_last(totals, term):
+    return totals[-1] + term if totals else term
 
 
 def _after(tensor, outputs):

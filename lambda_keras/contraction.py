@@ -32,6 +32,22 @@ _WIDEST_NATIVE_KERNEL = 12
 _TILES = {1: (16,), 2: (4, 4), 3: (2, 2, 4)}
 
 
+class Geometry(NamedTuple):
+    """Where queries, context and offsets lie.
+
+    Attributes:
+        query_grid: sizes of the grid of the queries.
+        context_grid: sizes of the grid of the context.
+        centers: index of the offset 0 on each axis of the table.
+        strides: steps of the two grids.
+    """
+
+    query_grid: tuple
+    context_grid: tuple
+    centers: tuple
+    strides: Strides
+
+
 def contract_position_lambdas(queries, values, table, centers, strides, plan):
     """Applies each query's own lambda.
 
@@ -49,41 +65,30 @@ def contract_position_lambdas(queries, values, table, centers, strides, plan):
     """
     grid, context_grid = ops.shape(queries)[1:-3], ops.shape(values)[1:-3]
     queries, values = flatten_grid(queries), flatten_grid(values)
-    outputs = []
-    for group in range(queries.shape[2]):
-        tensors = (
+    geometry = Geometry(grid, context_grid, tuple(centers), strides)
+    outputs = [
+        _contract_group(
             queries[:, :, group],
             values[:, :, group],
             table[..., group, :, :],
+            geometry,
+            plan,
         )
-        if plan.order == "convolution":
-            output = contract_by_convolution(*tensors, grid)
-        else:
-            geometry = Geometry(grid, context_grid, tuple(centers), strides)
-            if plan.order == "lambdas_first":
-                output = contract_lambdas_first(*tensors, geometry)
-            else:
-                output = contract_queries_first(
-                    *tensors, geometry, plan.block_rows
-                )
-        outputs.append(output)
+        for group in range(queries.shape[2])
+    ]
     return ops.stack(outputs, axis=2)
 
 
-class Geometry(NamedTuple):
-    """Where queries, context and offsets lie.
-
-    Attributes:
-        query_grid: sizes of the grid of the queries.
-        context_grid: sizes of the grid of the context.
-        centers: index of the offset 0 on each axis of the table.
-        strides: steps of the two grids.
-    """
-
-    query_grid: tuple
-    context_grid: tuple
-    centers: tuple
-    strides: Strides
+def _contract_group(queries, values, table, geometry, plan):
+    if plan.order == "convolution":
+        return contract_by_convolution(
+            queries, values, table, geometry.query_grid
+        )
+    if plan.order == "lambdas_first":
+        return contract_lambdas_first(queries, values, table, geometry)
+    return contract_queries_first(
+        queries, values, table, geometry, plan.block_rows
+    )
 
 
 def contract_queries_first(queries, values, table, geometry, block_rows):

@@ -54,8 +54,9 @@ format: .venv/ready
 
 .venv-peers/ready: requirements.lock setup.cfg
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --constraint requirements.lock \
-	    --editable ".[dev,peers]"
+	.venv-peers/bin/python -m pip install --quiet uv
+	.venv-peers/bin/uv pip install --python .venv-peers/bin/python \
+	    --constraint requirements.lock --editable ".[dev,peers]"
 	touch $@
 
 # Resolves again, within the ranges of setup.cfg.

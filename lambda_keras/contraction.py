@@ -245,9 +245,9 @@ class _Layout(NamedTuple):
         """Returns how many offsets of the rows a band has."""
         return count_offsets(self.block_grid[0], band.count, self.strides)
 
-    def index_bands(self):
+    def index_bands(self, table):
         """Returns, by their counts of rows, each pair's place in the table."""
-        return {
+        indices = {
             count: ops.convert_to_tensor(
                 index_pairs(
                     self.block_grid,
@@ -256,6 +256,13 @@ class _Layout(NamedTuple):
                 )
             )
             for count in {band.count for band in self.bands}
+        }
+        if len(self.bands) == 1:
+            return indices
+        # TensorFlow would make constants of what each block does with them,
+        # and keep all.
+        return {
+            count: _follow(table, pairs) for count, pairs in indices.items()
         }
 
 
@@ -307,7 +314,7 @@ def _contract_bands(layout):
     @ops.custom_gradient
     def contract(queries, values, table):
         outputs = []
-        indices = layout.index_bands()
+        indices = layout.index_bands(table)
         for block, band in enumerate(layout.bands):
             embeddings = _take_embeddings(
                 _after(table, outputs), band, layout, indices
@@ -372,11 +379,14 @@ def _after(tensor, outputs):
     Blocks that do not depend on each other may be computed all at once, and
     then need the memory of all.
     """
-    if len(outputs) < 2:
-        return tensor
-    output = outputs[-2]
-    first = output[(0,) * len(output.shape)]
-    return ops.where(first == first, tensor, first)
+    return _follow(outputs[-2], tensor) if len(outputs) > 1 else tensor
+
+
+def _follow(first, tensor):
+    """Returns the tensor, which is not there before the first one is."""
+    number = first[(0,) * len(first.shape)]
+    never = ops.logical_and(number < 0, number > 0)
+    return ops.where(never, ops.cast(0, tensor.dtype), tensor)
 
 
 def _take_embeddings(table, band, layout, indices):

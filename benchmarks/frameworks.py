@@ -39,8 +39,17 @@ def load(framework: str) -> None:
     keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
 
 
-def start(framework: str, threads: int) -> None:
-    """Sets the number of threads and starts the framework."""
+def start(
+    framework: str, threads: int, concurrent_operations: int | None = None
+) -> None:
+    """Sets the number of threads and starts the framework.
+
+    Args:
+        framework: `"keras"` or `"torch"`.
+        threads: number of threads of an operation.
+        concurrent_operations: how many operations TensorFlow may run at once.
+            Defaults to the number of threads.
+    """
     if framework == "torch" or keras_backend() == "torch":
         import torch
 
@@ -50,7 +59,9 @@ def start(framework: str, threads: int) -> None:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(
+            concurrent_operations or threads
+        )
         tf.function(tf.square)(tf.ones(8))
     else:
         import jax

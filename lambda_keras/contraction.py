@@ -28,6 +28,9 @@ from lambda_keras.offsets import take_offsets
 # Kernels of one input channel that are wider take their gradient from a
 # convolution: the native one is three times slower (oneDNN, AVX-512).
 _WIDEST_NATIVE_KERNEL = 12
+# TensorFlow makes constants of what each block does with indices that are
+# constants, which is faster, and keeps them all. So many numbers may stay.
+_MOST_CONSTANTS = 2**22
 # Outputs that a strided convolution makes at once, by rank of the grid.
 _TILES = {1: (16,), 2: (4, 4), 3: (2, 2, 4)}
 
@@ -257,10 +260,9 @@ class _Layout(NamedTuple):
             )
             for count in {band.count for band in self.bands}
         }
-        if len(self.bands) == 1:
+        size = max(math.prod(pairs.shape) for pairs in indices.values())
+        if size * len(self.bands) < _MOST_CONSTANTS:
             return indices
-        # TensorFlow would make constants of what each block does with them,
-        # and keep all.
         return {
             count: _follow(table, pairs) for count, pairs in indices.items()
         }
@@ -316,8 +318,9 @@ def _contract_bands(layout):
         outputs = []
         indices = layout.index_bands(table)
         for block, band in enumerate(layout.bands):
+            # Two blocks at once: while one waits for memory, one computes.
             embeddings = _take_embeddings(
-                _after(table, outputs), band, layout, indices
+                _after(table, outputs[:-1]), band, layout, indices
             )
             weights = ops.matmul(queries[block], ops.swapaxes(embeddings, 1, 2))
             outputs.append(
@@ -374,12 +377,12 @@ def _add_to_last(totals, term):
 
 
 def _after(tensor, outputs):
-    """Returns the tensor, which is not there before the last output but one.
+    """Returns the tensor, which is not there before the last output.
 
     Blocks that do not depend on each other may be computed all at once, and
     then need the memory of all.
     """
-    return _follow(outputs[-2], tensor) if len(outputs) > 1 else tensor
+    return _follow(outputs[-1], tensor) if outputs else tensor
 
 
 def _follow(first, tensor):

@@ -15,6 +15,7 @@ from tests.programs import Program
 
 _LAYERS = Program("benchmarks.layers")
 _NETWORKS = Program("benchmarks.networks")
+_PROFILE = Program("benchmarks.profile_step")
 
 
 def make_row(contestant, median, *, shape="7x7x512", mode="forward", peak=1.0):
@@ -238,3 +239,51 @@ def test_peak_memory_is_what_was_needed_since_the_reset():
 def test_unknown_name_of_a_case_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"--cases must be some of.*9x9x9"):
         _LAYERS.run(cases=["9x9x9"], output=str(tmp_path))
+
+
+def test_profile_of_a_layer_lists_its_operations(capsys):
+    case = Case("7x7x512", "7", 1, "forward")
+    _PROFILE.module.profile_layer(case, steps=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("7x7x512, scope 7, batch 1, forward: ")
+    kinds = [line.split()[0] for line in lines[3:15]]
+    assert {"BatchMatMulV2", "MatMul", "GatherV2"} <= set(kinds)
+
+
+def test_profile_groups_operations_by_what_they_belong_to():
+    module = _PROFILE.module
+    operations = [
+        module.Operation("net/lambda_conv_3_1/MatMul", "_MklMatMul", 1, 0.002),
+        module.Operation("lambda_resnet/stem/Conv2D", "Conv2D", 2, 0.005),
+        module.Operation("net/lambda_layer_1/Exp", "Exp", 3, 0.001),
+    ]
+    owners = module.group(operations, module.name_owner)
+    assert owners == [
+        ["everything else", 2, pytest.approx(5), pytest.approx(62.5)],
+        ["lambda layers", 4, pytest.approx(3), pytest.approx(37.5)],
+    ]
+    assert module.group(operations, module.name_kind)[1][0] == "MatMul"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(), "One of --layer and --network"),
+        (dict(layer="7x7x512", network="resnet50_cccc"), "One of --layer"),
+        (dict(network="lambda_resnet26t"), "--network must be some of"),
+    ],
+    ids=["nothing", "both", "of_another_framework"],
+)
+def test_profile_refuses_what_it_cannot_record(values, message):
+    with pytest.raises(SystemExit, match=message):
+        _PROFILE.run(**values)
+
+
+def test_training_step_needs_less_than_the_embeddings_of_all_pairs():
+    case = Case("64x64x256", "global", 1, "train")
+    setting = workers.Setting(seconds=0.1)
+    task = workers.Task("keras", cases.build_keras_contestant, ("ours", case))
+    with workers.Launcher("keras", setting) as launcher:
+        found = workers.measure({"ours": task}, {"keras": launcher}, setting)
+    all_pairs = 4096 * 4096 * cases.KEY_DIM * 4
+    assert 0 < found["ours"].peak < 0.4 * all_pairs

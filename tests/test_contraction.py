@@ -130,6 +130,12 @@ def test_order_matches_loops(grids, depths, plan, scope_size):
         Problem(grids, scope_size, **depths).check(plan)
 
 
+def test_many_blocks_share_their_indices(monkeypatch):
+    monkeypatch.setattr(contraction, "_MOST_CONSTANTS", 0)
+    problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
+    problem.check(PLANS["queries_first_by_2"])
+
+
 @pytest.mark.parametrize("widest_native_kernel", [0, 99])
 @pytest.mark.parametrize("scope_size", [1, 3, 5, None])
 @pytest.mark.parametrize("grids", ["sequence", "image", "volume"])

@@ -3,7 +3,7 @@
 An order is charged for its multiply-adds, for the bytes that it moves between
 memory and processor, and for the operations that it starts. The weights of the
 three were fitted to two cores of a processor with AVX-512; on other machines
-they are a guess, which the layers' `contraction` argument overrides.
+they are a guess, which the layers' `contraction_order` argument overrides.
 """
 
 import math

@@ -1,10 +1,11 @@
-"""Builds the networks of the paper's Tables 3 and 4 and counts parameters.
+"""Builds the networks of the paper's Tables 3 and 4 and counts.
 
     python -m examples.baselines
 
 prints the table of docs/baselines.md in about 20 s on 2 CPU cores: for each
 layer that the paper compares, the trainable parameters of a ResNet-50 with it
-at 224x224, beside those that the paper prints. Nothing is trained.
+at 224x224, beside those that the paper prints, and its billions of
+multiply-adds. Nothing is trained.
 """
 
 import functools
@@ -99,16 +100,18 @@ def count_trainable(model: keras.Model) -> int:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    print("| layer | layout | ours | paper |")
-    print("|---|---|---|---|")
+    print("| layer | layout | ours | paper | GMACs |")
+    print("|---|---|---|---|---|")
     for baseline in BASELINES.values():
-        count = count_trainable(baseline.build())
-        keras.backend.clear_session()
+        model = baseline.build()
         reported = f"{baseline.reported}M" if baseline.reported else ""
         print(
-            f"| {baseline.name} | {baseline.layout} | {count:,} | {reported} |",
+            f"| {baseline.name} | {baseline.layout} "
+            f"| {count_trainable(model):,} | {reported} "
+            f"| {lambda_keras.count_multiply_adds(model) / 1e9:.2f} |",
             flush=True,
         )
+        keras.backend.clear_session()
 
 
 def run() -> None:

@@ -47,7 +47,8 @@ class BaseLambda(keras.layers.Layer):
     A subclass says how many offsets its embeddings have (`count_offsets`),
     which one is the offset 0 (`find_centers`), and on which grids it can be
     called (`check_grids`). It may also say how far content is seen
-    (`content_reach`). `LambdaLayer` documents the arguments.
+    (`content_reach`), and how many positions by a position lambda
+    (`count_seen`). `LambdaLayer` documents the arguments.
     """
 
     def __init__(
@@ -204,6 +205,10 @@ class BaseLambda(keras.layers.Layer):
         """Returns the number of offsets on each axis of the grid."""
         raise NotImplementedError
 
+    def count_seen(self, context_grid):
+        """Returns how many context positions a position lambda sums over."""
+        return math.prod(context_grid)
+
     def content_reach(self):
         """Returns how far content is seen on each axis; `None` everywhere."""
         return None
@@ -327,6 +332,37 @@ class BaseLambda(keras.layers.Layer):
             outputs = outputs + functional.apply_weights(weights, past_values)
         outputs = ops.reshape(outputs, (-1, self.filters))
         return self._cast_outputs(outputs), (*sums, past_keys, past_values)
+
+    def count_multiply_adds(self, inputs_shape, context_shape=None):
+        """Counts the multiply-adds of an example, as the paper defines it.
+
+        They are those of the projections, of the lambda of the content, of
+        the lambda of each position (for a `LambdaConv` a convolution, with the
+        padding that it multiplies) and of the application of their sum to each
+        query, in whichever order the layer computes them.
+
+        Args:
+            inputs_shape: `(batch_size, *grid, channels)`.
+            context_shape: the same of a separate context.
+
+        Returns:
+            int.
+        """
+        context_shape = inputs_shape if context_shape is None else context_shape
+        _, *query_grid, channels = inputs_shape
+        _, *context_grid, context_channels = context_shape
+        queries, contexts = math.prod(query_grid), math.prod(context_grid)
+        # One product of a key or an embedding with a value.
+        products = self.num_key_value_heads * self.intra_depth
+        products *= self.key_dim * self.value_dim
+        total = queries * channels * self.query.units
+        total += contexts * context_channels * self.value.units
+        if self.use_content:
+            total += contexts * context_channels * self.key.units
+            total += contexts * products
+        if self.use_position:
+            total += queries * self.count_seen(context_grid) * products
+        return total + queries * self.filters * self.key_dim
 
     def compute_mask(self, inputs, previous_mask):
         # A mask of pairs says nothing about which outputs are real.

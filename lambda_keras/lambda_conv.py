@@ -176,6 +176,9 @@ class LambdaConv(BaseLambda):
     def count_offsets(self, query_grid, context_grid):
         return [self.scope_size] * len(query_grid)
 
+    def count_seen(self, context_grid):
+        return self.scope_size ** len(context_grid)
+
     def content_reach(self):
         return self.scope_size // 2 if self.local_content else None
 

@@ -5,9 +5,6 @@ import math
 
 import keras
 
-from lambda_keras.base_lambda import BaseLambda
-from lambda_keras.lambda_conv import LambdaConv
-
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -27,14 +24,13 @@ _NORMALIZATIONS = (
 def count_multiply_adds(model):
     """Counts the multiply-adds that one example takes, without activations.
 
-    Convolutions, dense and lambda layers count; normalizations, activations,
-    pools and sums do not, as is the custom. A convolution counts the padding
-    that it multiplies.
+    Convolutions, dense, lambda and attention layers count; normalizations,
+    activations, pools and sums do not, as is the custom. A convolution counts
+    the padding that it multiplies.
 
-    A lambda layer counts as the paper defines it, however it is computed: its
-    projections, the lambda of the content, the lambda of each position (for a
-    `LambdaConv` a convolution with `scope_size ** rank` taps) and the
-    application of their sum to each query.
+    Lambda and attention layers count as they are defined, however they are
+    computed: their methods `count_multiply_adds` say it. A layer of your own
+    counts by such a method, from the shape of its inputs to a number.
 
     Args:
         model: a functional or sequential `keras.Model` with inputs of known
@@ -44,8 +40,8 @@ def count_multiply_adds(model):
         int. Papers often give twice that as FLOPs.
 
     Raises:
-        ValueError: If a size is unknown, or if a layer has weights and is none
-            of those above.
+        ValueError: If a size is unknown, or if a layer has weights, is none
+            of those above and has no such method.
 
     Example:
 
@@ -63,53 +59,41 @@ def count_multiply_adds(model):
 
 def _count_node(node):
     layer = node.operation
+    if hasattr(layer, "count_multiply_adds"):
+        return layer.count_multiply_adds(*_list_shapes(node))
     if isinstance(layer, keras.Model):
         return count_multiply_adds(layer)
     if not getattr(layer, "weights", ()) or isinstance(layer, _NORMALIZATIONS):
         return 0
     inputs, outputs = node.input_tensors[0], node.outputs[0]
-    _check_size(layer, inputs)
-    if isinstance(layer, BaseLambda):
-        _, *optional = node.arguments.args
-        context = optional[0] if optional else inputs
-        context = node.arguments.kwargs.get("context", context)
-        _check_size(layer, context)
-        return _count_lambda_layer(layer, inputs.shape, context.shape)
+    _check_size(layer, inputs.shape)
     if isinstance(layer, keras.layers.Dense):
         return math.prod(inputs.shape[1:]) * layer.units
     if isinstance(layer, _CONVOLUTIONS):
         return math.prod(layer.kernel.shape) * math.prod(outputs.shape[1:-1])
     raise ValueError(
-        "Only convolutions, dense and lambda layers, normalizations and "
-        "layers without weights can be counted. "
+        "Only convolutions, dense, lambda and attention layers, "
+        "normalizations, layers without weights and those that have a method "
+        "`count_multiply_adds` can be counted. "
         f"Received: {layer.name}, a {type(layer).__name__}"
     )
 
 
-def _count_lambda_layer(layer, inputs_shape, context_shape):
-    queries, contexts = (
-        math.prod(shape[1:-1]) for shape in (inputs_shape, context_shape)
-    )
-    # One product of a key or an embedding with a value.
-    products = layer.num_key_value_heads * layer.intra_depth
-    products *= layer.key_dim * layer.value_dim
-    total = queries * inputs_shape[-1] * layer.query.units
-    total += contexts * context_shape[-1] * layer.value.units
-    if layer.use_content:
-        total += contexts * context_shape[-1] * layer.key.units
-        total += contexts * products
-    if layer.use_position:
-        is_local = isinstance(layer, LambdaConv)
-        rank = len(inputs_shape) - 2
-        seen = layer.scope_size**rank if is_local else contexts
-        total += queries * seen * products
-    return total + queries * layer.filters * layer.key_dim
+def _list_shapes(node):
+    """Returns the shape of the inputs and, if it is separate, the context's."""
+    arguments = node.arguments
+    context = [*arguments.args[1:2], arguments.kwargs.get("context")][0]
+    tensors = [node.input_tensors[0], context]
+    shapes = [tensor.shape for tensor in tensors if tensor is not None]
+    for shape in shapes:
+        _check_size(node.operation, shape)
+    return shapes
 
 
-def _check_size(layer, tensor):
-    if None in tensor.shape[1:]:
+def _check_size(layer, shape):
+    if None in shape[1:]:
         raise ValueError(
             "Only a model with inputs of known size can be counted, because "
             "the multiply-adds grow with it. "
-            f"Received: {layer.name} of shape {tuple(tensor.shape)}"
+            f"Received: {layer.name} of shape {tuple(shape)}"
         )

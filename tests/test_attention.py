@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import lambda_keras
 from lambda_keras import attention
 from tests import attention_reference
 
@@ -109,6 +110,40 @@ def test_layer_equals_the_loops(layer, call_reference, shape):
     np.testing.assert_allclose(
         outputs, call_reference(layer, inputs), rtol=1e-4, atol=1e-5
     )
+
+
+# Queries and keys have 2 * 13 channels, values 2 * 11; so with every other key
+# depth below. Projections, scores by content and by offsets, sums of values.
+MULTIPLY_ADDS = {
+    "relative_image": 15 * (7 * 74 + 15 * 26 + (5 + 3) * 26 + 15 * 22),
+    "relative_sequence": 17 * (7 * 74 + 17 * 26 + 17 * 26 + 17 * 22),
+    "relative_volume": 30 * (7 * 74 + 30 * 26 + (3 + 5 + 2) * 26 + 30 * 22),
+    "relative_pixel": 7 * 66 + 22 + 2 * 22 + 22,
+    "axial": (
+        3 * 5 * (7 * 74 + 5 * 26 + 5 * 26 + 5 * 22)
+        + 5 * 3 * (22 * 74 + 3 * 26 + 3 * 26 + 3 * 22)
+    ),
+    "local_within_window": 15 * (7 * 78 + 49 * 28 + 14 * 14 + 49 * 22),
+    "local_beyond_window": 55 * (7 * 78 + 9 * 28 + 6 * 14 + 9 * 22),
+    "local_whole_blocks": 54 * (7 * 78 + 9 * 28 + 6 * 14 + 9 * 22),
+    "linear_image": 15 * 7 * 74 + 2 * 13 * 11 * (15 + 15),
+    "linear_pixel": 7 * 26 + 2 * 1 * 11 * (1 + 1),
+    "linear_sequence": 17 * 7 * 74 + 2 * 13 * 11 * (17 + 17),
+    "augmented": (
+        15 * 9 * 7 * 7
+        + 15 * (7 * 74 + 15 * 26 + (5 + 3) * 26 + 15 * 22)
+        + 15 * 22 * 22
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_multiply_adds_are_those_worked_out_by_hand(name):
+    layer, _, shape = CASES[name]
+    layer = type(layer).from_config(layer.get_config())
+    inputs = keras.Input(shape[1:])
+    model = keras.Model(inputs, layer(inputs))
+    assert lambda_keras.count_multiply_adds(model) == MULTIPLY_ADDS[name]
 
 
 @each_case

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import lambda_keras
 from examples import baselines
 from examples.baselines import BASELINES
 
@@ -65,9 +66,16 @@ def test_parameters_are_those_of_the_layers_by_hand(name):
         for width, sizes in STAGES.items()
         for size in sizes
     )
-    assert baselines.count_trainable(BASELINES[name].build()) == expected
-    root = pathlib.Path(__file__).parents[1]
-    assert f"| {expected:,} |" in (root / "docs/baselines.md").read_text()
+    model = BASELINES[name].build()
+    assert baselines.count_trainable(model) == expected
+    document = pathlib.Path(__file__).parents[1] / "docs" / "baselines.md"
+    (row,) = (
+        line
+        for line in document.read_text().splitlines()
+        if f"| {expected:,} |" in line
+    )
+    billions = lambda_keras.count_multiply_adds(model) / 1e9
+    assert row.endswith(f" {billions:.2f} |")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,6 @@ def test_main_prints_a_row_for_each_baseline(monkeypatch, capsys):
     monkeypatch.setattr(baselines, "BASELINES", rows)
     baselines.main(["baselines"])
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| Conv2D | CCCC | 25,557,032 | 25.6M |",
-        "| LinearAttention | LLLL | 18,012,200 |  |",
+        "| Conv2D | CCCC | 25,557,032 | 25.6M | 4.09 |",
+        "| LinearAttention | LLLL | 18,012,200 |  | 3.28 |",
     ]

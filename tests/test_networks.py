@@ -152,6 +152,47 @@ def test_a_separate_context_counts_by_its_own_size():
     assert count_multiply_adds(model) == expected
 
 
+class Patches(keras.layers.Layer):
+    """A layer that counts itself, with weights that nothing else counts."""
+
+    def build(self, inputs_shape):
+        self.mix = self.add_weight(shape=(inputs_shape[-1],) * 2)
+
+    def call(self, inputs):
+        return inputs @ self.mix
+
+    def count_multiply_adds(self, inputs_shape):
+        _, height, width, channels = inputs_shape
+        return height * width * channels**2
+
+
+def test_a_layer_of_ones_own_counts_itself():
+    images = keras.Input((5, 3, 7))
+    model = keras.Model(images, Patches()(images))
+    assert count_multiply_adds(model) == 5 * 3 * 7 * 7
+
+
+def test_a_network_counts_what_stands_at_its_lambda_layers():
+    def build(layout):
+        return build_lambda_resnet(
+            26,
+            (64, 32, 3),
+            10,
+            layout=layout,
+            architecture="v1",
+            lambda_layer=lambda_keras.attention.LinearAttention,
+        )
+
+    convolutions, attention = (
+        count_multiply_adds(build(layout)) for layout in ("CCCC", "CCCL")
+    )
+    # c5 has two blocks of 512 channels: on 4x2 positions before a stride, of
+    # which the convolution makes 2x1, and on 2x1.
+    expected = (8 + 2) * (3 * 512 * 512 + 2 * 512 * 64)
+    expected -= (2 + 2) * 9 * 512 * 512
+    assert attention - convolutions == expected
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [

@@ -1,5 +1,7 @@
 """AttentionAugmentedConv2D: channels of a convolution beside attention's."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -111,6 +113,20 @@ class AttentionAugmentedConv2D(keras.layers.Layer):
         outputs = ops.concatenate([self.convolution(inputs), attended], axis=-1)
         # On PyTorch a projection in float64 returns float32.
         return ops.cast(outputs, self.compute_dtype)
+
+    def count_multiply_adds(self, inputs_shape):
+        """Counts those of the convolution, the attention and its projection.
+
+        Args:
+            inputs_shape: `(batch_size, height, width, channels)`.
+
+        Returns:
+            int. The padding that the convolution multiplies counts.
+        """
+        kernels = (self.convolution.kernel, self.projection.kernel)
+        of_a_position = sum(math.prod(kernel.shape) for kernel in kernels)
+        total = math.prod(inputs_shape[1:-1]) * of_a_position
+        return total + self.attention.count_multiply_adds(inputs_shape)
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.filters)

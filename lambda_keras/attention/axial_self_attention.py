@@ -79,6 +79,24 @@ class AxialSelfAttention(keras.layers.Layer):
         x = ops.transpose(x, (0, 2, 1, 3))  # (b, height, width, filters)
         return _attend_rows(self.width_attention, x)
 
+    def count_multiply_adds(self, inputs_shape):
+        """Counts those of both attentions, as `RelativeSelfAttention` does.
+
+        Args:
+            inputs_shape: `(batch_size, height, width, channels)`.
+
+        Returns:
+            int.
+        """
+        _, height, width, channels = inputs_shape
+        column = self.height_attention.count_multiply_adds(
+            (None, height, channels)
+        )
+        row = self.width_attention.count_multiply_adds(
+            (None, width, self.filters)
+        )
+        return width * column + height * row
+
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.filters)
 

@@ -97,7 +97,8 @@ class BaseAttention(keras.layers.Layer):
 
     Without biases and without a projection of the outputs: in a bottleneck a
     1x1 convolution follows. A subclass makes its outputs of `query`, `key` and
-    `value`. `RelativeSelfAttention` documents the arguments.
+    `value`, and says what that takes (`count_query`). `RelativeSelfAttention`
+    documents the arguments.
     """
 
     def __init__(self, filters, num_heads=8, key_dim=None, **kwargs):
@@ -128,6 +129,28 @@ class BaseAttention(keras.layers.Layer):
         self.value = self._build_projection(
             "value", self.value_dim, inputs_shape
         )
+
+    def count_multiply_adds(self, inputs_shape):
+        """Counts the multiply-adds of an example, as the source defines it.
+
+        They are those of the projections, of the scores of all pairs of
+        positions that meet, and of the sums of the values, however they are
+        computed; the softmax does not count.
+
+        Args:
+            inputs_shape: `(batch_size, *grid, channels)`.
+
+        Returns:
+            int.
+        """
+        _, *grid, channels = inputs_shape
+        projections = channels * (2 * self.key_dim + self.value_dim)
+        of_a_query = projections + self.count_query(grid)
+        return math.prod(grid) * self.num_heads * of_a_query
+
+    def count_query(self, grid):
+        """Returns what a query of one head multiplies after its projection."""
+        raise NotImplementedError
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.filters)

@@ -63,3 +63,7 @@ class LinearAttention(BaseAttention):
         outputs = ops.cast(outputs, self.compute_dtype)
         grid = ops.shape(inputs)[1:-1]
         return ops.reshape(outputs, (-1, *grid, self.filters))
+
+    def count_query(self, grid):
+        # Its key meets its value, and the query meets their sum.
+        return 2 * self.key_dim * self.value_dim

@@ -127,6 +127,12 @@ class LocalSelfAttention(BaseAttention):
         )
         return outputs[:, :height, :width]
 
+    def count_query(self, grid):
+        # What lies outside the image counts, like a convolution's padding.
+        pairs = self.window_size**2 * (self.key_dim + self.value_dim)
+        # Half of the depth meets the offsets along each of the two axes.
+        return pairs + self.window_size * self.key_dim
+
     def get_config(self):
         return {**super().get_config(), "window_size": self.window_size}
 

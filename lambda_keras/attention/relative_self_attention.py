@@ -1,5 +1,7 @@
 """RelativeSelfAttention: softmax attention over the whole grid."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -91,6 +93,10 @@ class RelativeSelfAttention(BaseAttention):
         ]
         outputs = attend(queries, keys, values, axis_scores)
         return ops.reshape(outputs, (-1, *grid, self.filters))
+
+    def count_query(self, grid):
+        pairs = math.prod(grid) * (self.key_dim + self.value_dim)
+        return pairs + sum(grid) * self.key_dim
 
 
 def _find_offsets(grid):

@@ -68,10 +68,11 @@ def resize_position_embeddings(table, scopes, method="extend"):
     """Makes a table of embeddings for another grid out of a learned one.
 
     Args:
-        table: array, `(scope_1, ..., groups, intra_depth, key_dim)`. The
-            scopes are odd; the middle of each axis is the offset 0.
+        table: array, `(scope_1, ..., groups, intra_depth, key_dim)` of a
+            lambda layer, or `(scope, depth)`, one axis of an attention layer.
+            The scopes are odd; the middle of each axis is the offset 0.
         scopes: odd numbers of offsets that are wanted, one an axis: `2 * size
-            - 1` for the `LambdaLayer` of a grid.
+            - 1` for the `LambdaLayer` or `RelativeSelfAttention` of a grid.
         method: `"extend"` keeps each offset that exists in both, in pixels,
             and gives those beyond the learned ones the value of the nearest.
             `"interpolate"` stretches the table over the new scopes, so that an
@@ -79,7 +80,7 @@ def resize_position_embeddings(table, scopes, method="extend"):
             linear. Defaults to `"extend"`.
 
     Returns:
-        NumPy array, `(*scopes, groups, intra_depth, key_dim)`.
+        NumPy array, the table's shape with these scopes.
 
     Raises:
         ValueError: If a scope is even, if the table has another number of
@@ -93,7 +94,7 @@ def resize_position_embeddings(table, scopes, method="extend"):
     """
     check_choice("method", method, ("extend", "interpolate"))
     table, scopes = np.asarray(table), tuple(scopes)
-    learned = table.shape[:-3]
+    learned = find_scopes(table.shape)
     if len(learned) != len(scopes) or not all(
         scope % 2 for scope in (*learned, *scopes)
     ):
@@ -106,6 +107,12 @@ def resize_position_embeddings(table, scopes, method="extend"):
     for axis, scope in enumerate(scopes):
         table = np.moveaxis(resize(np.moveaxis(table, axis, 0), scope), 0, axis)
     return table
+
+
+def find_scopes(table_shape):
+    """Returns the numbers of offsets of a table, one an axis of the grid."""
+    is_of_attention = len(table_shape) == 2
+    return tuple(table_shape[: -1 if is_of_attention else -3])
 
 
 def _extend_axis(table, scope):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from lambda_keras.position_embeddings import find_scopes
 from lambda_keras.position_embeddings import resize_position_embeddings
 
 # How the names begin that `build_lambda_resnet` gives.
@@ -87,7 +88,7 @@ def copy_weights(source, target, method="extend"):
     for their_weight, our_weight in zip(theirs, ours, strict=True):
         values = ops.convert_to_numpy(their_weight)
         if their_weight.shape != our_weight.shape:
-            scopes = our_weight.shape[:-3]
+            scopes = find_scopes(our_weight.shape)
             values = resize_position_embeddings(values, scopes, method)
         our_weight.assign(values)
 
@@ -122,8 +123,10 @@ def _fits(theirs, ours):
         return False
     if tuple(theirs.shape) == tuple(ours.shape):
         return True
+    scopes = len(find_scopes(ours.shape))
     return (
-        theirs.name == "table"
+        # Lambda layers have one table, attention one an axis of the grid.
+        "table" in theirs.name
         and len(theirs.shape) == len(ours.shape)
-        and tuple(theirs.shape[-3:]) == tuple(ours.shape[-3:])
+        and tuple(theirs.shape[scopes:]) == tuple(ours.shape[scopes:])
     )

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import lambda_keras
+from lambda_keras import attention
 from lambda_keras import resize_position_embeddings
+from lambda_keras.pretrained import copy_weights
 from tests import reference
 
 
@@ -38,6 +40,17 @@ def test_interpolating_stretches_the_table(scopes):
     np.testing.assert_allclose(
         resized[..., 0, 0, 2], 100.0 * rows[:, None] + columns
     )
+
+
+def test_the_table_of_an_axis_is_resized_as_the_table_of_a_line():
+    table = np.random.default_rng(0).normal(size=(7, 5))
+    for method in ("extend", "interpolate"):
+        for scope in (3, 7, 13):
+            of_lambdas = resize_position_embeddings(
+                table[:, None, None], (scope,), method
+            )
+            resized = resize_position_embeddings(table, (scope,), method)
+            np.testing.assert_array_equal(resized, of_lambdas[:, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,72 @@ def test_network_loads_at_another_resolution(trained_at_16):
             theirs = resize_position_embeddings(theirs, ours.shape[:2])
         np.testing.assert_array_equal(theirs, ours)
     assert tables == 3
+
+
+def keep_offsets(table, size):
+    """Returns the table of an axis of another size, from its offsets."""
+    learned = len(table) // 2
+    offsets = np.clip(np.arange(1 - size, size), -learned, learned)
+    return table[offsets + learned]
+
+
+def test_network_of_attention_loads_at_another_resolution(tmp_path):
+    layer = functools.partial(attention.AttentionAugmentedConv2D, num_heads=2)
+    source = build(16, layer=layer)
+    reference.randomize_weights(source)
+    source.save(tmp_path / "model.keras")
+    target = build(24, weights=tmp_path / "model.keras", layer=layer)
+    sizes = []
+    for theirs, ours in zip(source.weights, target.weights, strict=True):
+        theirs, ours = map(keras.ops.convert_to_numpy, (theirs, ours))
+        if theirs.shape != ours.shape:
+            sizes.append((len(theirs) // 2 + 1, len(ours) // 2 + 1))
+            theirs = keep_offsets(theirs, sizes[-1][1])
+        np.testing.assert_array_equal(theirs, ours)
+    # Two tables a layer: one layer in c4, one in c5 before its stride.
+    assert sorted(sizes) == [(2, 3)] * 2 + [(4, 6)] * 4
+
+
+def wrap(layer, grid, **kwargs):
+    """A model of one attention layer with random weights."""
+    layer = layer(6, num_heads=2, **kwargs)
+    model = keras.Sequential([keras.Input((*grid, 5)), layer])
+    reference.randomize_weights(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("layer", "grid", "other"),
+    [
+        (attention.RelativeSelfAttention, (5,), (3,)),
+        (attention.RelativeSelfAttention, (3, 2, 5), (3, 7, 2)),
+        (attention.AxialSelfAttention, (3, 5), (7, 2)),
+    ],
+    ids=["sequence", "volume", "axial"],
+)
+def test_attention_keeps_the_embedding_of_each_offset(layer, grid, other):
+    source, target = wrap(layer, grid), wrap(layer, other)
+    copy_weights(source, target)
+    tables = [weight for weight in target.weights if "table" in weight.name]
+    assert len(tables) == len(other)
+    sizes = iter(other)
+    for theirs, ours in zip(source.weights, target.weights, strict=True):
+        expected = keras.ops.convert_to_numpy(theirs)
+        if "table" in ours.name:
+            expected = keep_offsets(expected, next(sizes))
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_attention_of_another_key_depth_is_refused():
+    source, target = (
+        wrap(attention.RelativeSelfAttention, grid, key_dim=key_dim)
+        for grid, key_dim in (((3, 5), 4), ((7, 2), 6))
+    )
+    before = target.get_weights()
+    with pytest.raises(ValueError, match=r"table_0 \(5, 4\) for \(13, 6\)"):
+        copy_weights(source, target)
+    for weight, expected in zip(target.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 def test_network_loads_out_of_a_model_that_prepares_images(

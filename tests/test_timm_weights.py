@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
+from export import timm_peer
 from lambda_keras import build_network
 from lambda_keras import load_timm_weights
 from lambda_keras import make_timm_state
@@ -54,6 +55,39 @@ def test_network_with_timms_weights_gives_timms_logits(name, size):
     for key, array in timm_weights.select_tensors(peer.state(), model).items():
         np.testing.assert_array_equal(back.pop(key), array)
     assert not back
+
+
+def test_all_networks_that_timm_has_too_have_its_tensors():
+    torch_networks.import_timm()
+    import torch
+
+    compared = []
+    for name, network in lambda_keras.NETWORKS.items():
+        with torch.device("meta"):
+            peer = timm_peer.create_timm_network(
+                name, (network.image_size, network.image_size)
+            )
+        if peer is None:
+            continue
+        model = build_network(name)
+        assert {
+            key: tensor.shape
+            for key, tensor in timm_weights.list_tensors(model).items()
+        } == {
+            key: tuple(tensor.shape)
+            for key, tensor in peer.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        }, name
+        compared.append(name)
+    assert compared == [
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        *(f"resnet_rs{n}" for n in (50, 101, 152, 200, 270, 350, 420)),
+        "lambda_resnet26t",
+        "lambda_resnet26rpt_256",
+        "lambda_resnet50ts",
+    ]
 
 
 def test_timm_with_our_weights_gives_our_logits():

@@ -104,7 +104,9 @@ def test_multiply_adds_are_within_one_per_cent_of_the_sources(name, billions):
 
 
 def test_every_network_stands_in_the_document_as_in_the_code():
-    lines = _DOCUMENT.read_text().splitlines()
+    # What the check of all networks measured stands further down.
+    document = _DOCUMENT.read_text().partition("benchmarks.check_networks")[0]
+    lines = document.splitlines()
     rows = [line for line in lines if re.match(r"\| `\w+` \| [\d,]+ \|", line)]
     assert rows == [
         f"| `{name}` | {row.parameters:,} | {row.multiply_adds / 1e9:.2f} | "

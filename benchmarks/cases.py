@@ -28,6 +28,7 @@ PEERS = ("timm", "timm_compiled", "lucidrains", "lucidrains_compiled")
 CONTESTANTS = (
     "ours",
     "ours_compiled",
+    "ours_litert",
     *PEERS,
     "keras_conv",
     "torch_conv",
@@ -89,11 +90,19 @@ def make_tasks(case: Case, contestants: list[str]) -> dict[str, Task]:
     """Returns what each contestant does in a case, by its name.
 
     On TensorFlow and JAX our layers are always compiled, so that there is no
-    `"ours_compiled"`.
+    `"ours_compiled"`. An exported layer, `"ours_litert"`, takes one image, as
+    the files of this project do, and needs TensorFlow.
     """
+    backend = frameworks.keras_backend()
+    takes_part = {
+        "ours_compiled": backend == "torch",
+        "ours_litert": backend == "tensorflow"
+        and case.mode == "forward"
+        and case.batch_size == 1,
+    }
     tasks = {}
     for name in contestants:
-        if name == "ours_compiled" and frameworks.keras_backend() != "torch":
+        if not takes_part.get(name, True):
             continue
         if name.startswith(("ours", "keras")):
             tasks[name] = Task("keras", build_keras_contestant, (name, case))
@@ -116,18 +125,19 @@ def build_keras_contestant(name: str, case: Case):
     layer = {
         "ours": _build_ours,
         "ours_compiled": _build_ours,
+        "ours_litert": _build_ours,
         "keras_conv": _build_keras_convolution,
         "keras_attention": _build_keras_attention,
     }[name](case)
     if not layer.built:
         layer.build(shape)
-    step = frameworks.prepare_keras(
-        layer,
-        _make_inputs(shape),
-        case.mode,
-        compiled=name.endswith("compiled"),
-    )
-    return step, {"parameters": layer.count_params()}
+    facts = {"parameters": layer.count_params()}
+    inputs = _make_inputs(shape)
+    if name == "ours_litert":
+        return frameworks.prepare_litert(layer, inputs), facts
+    compiled = name.endswith("compiled")
+    step = frameworks.prepare_keras(layer, inputs, case.mode, compiled=compiled)
+    return step, facts
 
 
 def build_torch_contestant(name: str, case: Case):

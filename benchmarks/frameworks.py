@@ -12,6 +12,7 @@ optimizer.
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,47 @@ def prepare_keras(layer, inputs, mode: str, *, compiled: bool = True):
         return layer(images, training=training)
 
     return prepare_torch(call, weights, inputs, mode, compiled=compiled)
+
+
+def prepare_litert(layer, inputs) -> Callable[[], Any]:
+    """Returns a step of a built layer that is exported to LiteRT.
+
+    Args:
+        layer: a built layer, in inference mode.
+        inputs: NumPy array.
+
+    Returns:
+        A function without arguments that returns the outputs. It uses as many
+        threads as this process has cores.
+    """
+    import keras
+    from ai_edge_litert.interpreter import Interpreter
+
+    images = keras.Input(inputs.shape[1:], batch_size=len(inputs))
+    model = keras.Model(images, layer(images))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "layer.tflite")
+        model.export(
+            path,
+            format="litert",
+            verbose=False,
+            experimental_enable_resource_variables=False,
+        )
+        with open(path, "rb") as file:
+            content = file.read()
+    interpreter = Interpreter(
+        model_content=content, num_threads=len(os.sched_getaffinity(0))
+    )
+    interpreter.allocate_tensors()
+    (source,) = interpreter.get_input_details()
+    (result,) = interpreter.get_output_details()
+
+    def forward():
+        interpreter.set_tensor(source["index"], inputs)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return forward
 
 
 def prepare_torch(

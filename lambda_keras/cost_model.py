@@ -1,7 +1,8 @@
 """Which order of contraction is the cheapest, from the sizes alone.
 
 An order is charged for its multiply-adds, for the bytes that it moves between
-memory and processor, and for the operations that it starts. The weights of the
+memory and processor, and for the operations that it starts; and so are the two
+gradients that the queries first have. The weights of the
 three were fitted to two cores of a processor with AVX-512; on other machines
 they are a guess, which the layers' `contraction_order` argument overrides.
 """
@@ -9,6 +10,7 @@ they are a guess, which the layers' `contraction_order` argument overrides.
 import math
 from typing import NamedTuple
 
+from lambda_keras.offset_rows import find_blocks
 from lambda_keras.offsets import Strides
 from lambda_keras.offsets import find_bands
 
@@ -18,10 +20,29 @@ ORDERS = ("queries_first", "lambdas_first", "convolution")
 # operations of one block.
 _MULTIPLY_ADDS_A_BYTE = 3
 _MULTIPLY_ADDS_A_BLOCK = 5_000_000
-# Times that a tensor of weights or of lambdas is written or read.
-_PASSES = 4
-# The same for embeddings, which are gathered.
-_EMBEDDING_PASSES = 6
+# A block of offset rows is as many operations as this many others.
+_OPERATIONS_OF_OFFSET_ROWS = 8
+
+
+class _Passes(NamedTuple):
+    """Times that tensors are written or read.
+
+    Attributes:
+        weights: lambdas, or weights in blocks of query rows.
+        embeddings: embeddings, which are gathered, and summed by offset.
+        offset_weights: weights in blocks of offset rows.
+        offset_values: what each row of offsets sees of the values, and what
+            each block of them has of values and queries.
+    """
+
+    weights: int
+    embeddings: int
+    offset_weights: int
+    offset_values: int
+
+
+_FORWARD = _Passes(4, 6, 11, 12)
+_GRADIENT = _Passes(9, 12, 9, 12)
 # Bytes that stay near the processor, and how much more all take for each time
 # that they double.
 _CACHE = 2**24
@@ -103,17 +124,30 @@ class Cost(NamedTuple):
         )
 
 
+class Blocks(NamedTuple):
+    """What is computed at once where the queries come first.
+
+    Attributes:
+        kind: `"query_rows"` or `"offset_rows"`.
+        rows: number of them.
+    """
+
+    kind: str
+    rows: int
+
+
 class Plan(NamedTuple):
     """How position lambdas are contracted.
 
     Attributes:
         order: one of `ORDERS`.
-        block_rows: rows of the query grid that are taken at once, of the
-            order `"queries_first"`.
+        blocks: `Blocks` of the order `"queries_first"`.
+        gradient_blocks: those of its gradient.
     """
 
     order: str
-    block_rows: int = 1
+    blocks: Blocks | None = None
+    gradient_blocks: Blocks | None = None
 
 
 def choose_plan(sizes, order=None):
@@ -145,24 +179,51 @@ def choose_plan(sizes, order=None):
         )
     if len(plans) == 1:
         return plans[0]
-    costs = {plan: estimate_cost(plan, sizes) for plan in plans}
+    plan = _take_cheapest({plan: estimate_cost(plan, sizes) for plan in plans})
+    if plan.order != "queries_first":
+        return plan
+    plans = [
+        plan._replace(gradient_blocks=blocks) for blocks in list_blocks(sizes)
+    ]
+    return _take_cheapest(
+        {plan: estimate_gradient_cost(plan, sizes) for plan in plans}
+    )
+
+
+def _take_cheapest(costs):
     smallest = min(cost.peak_bytes for cost in costs.values())
     allowed = max(_LARGEST_PEAK, smallest)
     return min(
-        (plan for plan in plans if costs[plan].peak_bytes <= allowed),
+        (plan for plan, cost in costs.items() if cost.peak_bytes <= allowed),
         key=lambda plan: costs[plan].total(),
     )
 
 
 def list_plans(sizes):
-    """Returns all plans that the sizes allow."""
+    """Returns all plans that the sizes allow, without those of gradients."""
     plans = [Plan("convolution")] if can_convolve(sizes) else []
     if None in (*sizes.query_grid, *sizes.context_grid):
         return plans
-    rows = sizes.query_grid[0]
-    counts = {math.ceil(rows / 2**power) for power in range(rows.bit_length())}
-    plans += [Plan("queries_first", count) for count in sorted(counts | {1})]
+    plans += [Plan("queries_first", blocks) for blocks in list_blocks(sizes)]
     return [*plans, Plan("lambdas_first")]
+
+
+def list_blocks(sizes):
+    """Returns all `Blocks` of queries that sizes with known grids allow."""
+    blocks = [
+        Blocks("query_rows", rows) for rows in _halve(sizes.query_grid[0])
+    ]
+    if sizes.strides == Strides():
+        blocks += [
+            Blocks("offset_rows", rows) for rows in _halve(sizes.scopes[0])
+        ]
+    return blocks
+
+
+def _halve(size):
+    return sorted(
+        {math.ceil(size / 2**n) for n in range(size.bit_length())} | {1}
+    )
 
 
 def can_convolve(sizes):
@@ -191,10 +252,34 @@ def estimate_cost(plan, sizes):
         return _estimate_convolution(sizes)
     if plan.order == "lambdas_first":
         return _estimate_lambdas_first(sizes)
-    return _estimate_queries_first(sizes, plan.block_rows)
+    products = sizes.key_dim + sizes.value_dim
+    return _estimate_blocks(plan.blocks, sizes, products, _FORWARD)
 
 
-def _estimate_queries_first(sizes, block_rows):
+def estimate_gradient_cost(plan, sizes):
+    """Estimates what the gradient of a plan takes.
+
+    Args:
+        plan: a `Plan` of the order `"queries_first"`.
+        sizes: `Sizes` with known grids.
+
+    Returns:
+        A `Cost`.
+    """
+    # The weights are made once more, differentiated, and the values, queries
+    # and embeddings differentiated with them.
+    products = 3 * sizes.key_dim + 2 * sizes.value_dim
+    return _estimate_blocks(plan.gradient_blocks, sizes, products, _GRADIENT)
+
+
+def _estimate_blocks(blocks, sizes, products, passes):
+    """Estimates blocks with so many multiply-adds a weight."""
+    if blocks.kind == "offset_rows":
+        return _estimate_offset_rows(sizes, blocks.rows, products, passes)
+    return _estimate_query_rows(sizes, blocks.rows, products, passes)
+
+
+def _estimate_query_rows(sizes, block_rows, products, passes):
     rows, *columns = sizes.query_grid
     context_columns = math.prod(sizes.context_grid[1:]) * sizes.intra_depth
     blocks = math.ceil(rows / block_rows)
@@ -209,17 +294,39 @@ def _estimate_queries_first(sizes, block_rows):
     queries = sizes.groups * block_rows * math.prod(columns)
     seen = sum(band.count for band in bands) * context_columns
     most_seen = max(band.count for band in bands) * context_columns
-    weights = _batch(sizes) * sizes.shared * queries * _FLOAT
-    embeddings = queries * sizes.key_dim * _FLOAT
+    weights = _batch(sizes) * sizes.shared * queries
+    embeddings = queries * sizes.key_dim
+    moved = weights * passes.weights + embeddings * passes.embeddings
     return Cost(
-        multiply_adds=weights
-        // _FLOAT
-        * seen
-        * (sizes.key_dim + sizes.value_dim),
-        bytes_moved=weights * seen * _PASSES
-        + embeddings * seen * _EMBEDDING_PASSES,
-        peak_bytes=(2 * weights + embeddings) * most_seen,
+        multiply_adds=weights * seen * products,
+        bytes_moved=moved * seen * _FLOAT,
+        peak_bytes=(2 * weights + embeddings) * most_seen * _FLOAT,
         blocks=blocks,
+    )
+
+
+def _estimate_offset_rows(sizes, block_rows, products, passes):
+    rows, *columns = sizes.query_grid
+    context_rows, *context_columns = sizes.context_grid
+    blocks = find_blocks(
+        sizes.scopes[0], sizes.centers[0], rows, context_rows, block_rows
+    )
+    # Rows of queries with each row of offsets.
+    pairs = [block.count * block.rows for block in blocks]
+    offsets = sum(block.count for block in blocks)
+    context = math.prod(context_columns) * sizes.intra_depth
+    heads = _batch(sizes) * sizes.groups
+    queries = heads * sizes.shared * math.prod(columns)
+    values = context_rows * heads * context * sizes.value_dim
+    moved = (offsets + len(blocks)) * values
+    moved += len(blocks) * rows * queries * sizes.key_dim
+    weights = queries * context * sum(pairs)
+    return Cost(
+        multiply_adds=weights * products,
+        bytes_moved=_FLOAT
+        * (weights * passes.offset_weights + moved * passes.offset_values),
+        peak_bytes=2 * queries * context * max(pairs) * _FLOAT,
+        blocks=_OPERATIONS_OF_OFFSET_ROWS * len(blocks),
     )
 
 
@@ -230,7 +337,8 @@ def _estimate_lambdas_first(sizes):
     embeddings = sizes.groups * pairs * sizes.key_dim * _FLOAT
     return Cost(
         multiply_adds=lambdas * (context + sizes.shared),
-        bytes_moved=lambdas * _FLOAT * _PASSES + embeddings * _EMBEDDING_PASSES,
+        bytes_moved=lambdas * _FLOAT * _FORWARD.weights
+        + embeddings * _FORWARD.embeddings,
         peak_bytes=2 * lambdas * _FLOAT + embeddings,
         blocks=1,
     )
@@ -241,7 +349,7 @@ def _estimate_convolution(sizes):
     scope = math.prod(sizes.scopes) * sizes.intra_depth
     return Cost(
         multiply_adds=lambdas * (scope + sizes.shared),
-        bytes_moved=lambdas * _FLOAT * _PASSES,
+        bytes_moved=lambdas * _FLOAT * _FORWARD.weights,
         peak_bytes=2 * lambdas * _FLOAT,
         blocks=sizes.groups,
     )

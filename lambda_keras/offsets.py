@@ -18,6 +18,22 @@ class Strides(NamedTuple):
     context: int = 1
 
 
+class Geometry(NamedTuple):
+    """Where queries, context and offsets lie.
+
+    Attributes:
+        query_grid: sizes of the grid of the queries.
+        context_grid: sizes of the grid of the context.
+        centers: index of the offset 0 on each axis of the table.
+        strides: steps of the two grids.
+    """
+
+    query_grid: tuple
+    context_grid: tuple
+    centers: tuple
+    strides: Strides
+
+
 class Band(NamedTuple):
     """The rows of the context that a block of query rows sees.
 

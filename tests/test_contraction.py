@@ -2,11 +2,16 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
+from lambda_keras import LambdaLayer
 from lambda_keras import contraction
+from lambda_keras import cost_model
+from lambda_keras import query_rows
 from lambda_keras.contraction import contract_position_lambdas
+from lambda_keras.cost_model import Blocks
 from lambda_keras.cost_model import Plan
 from lambda_keras.offsets import Strides
 from tests import gradients
@@ -26,11 +31,13 @@ DEPTHS = {
     "multi_query": dict(groups=1, shared=2, intra_depth=1),
     "grouped": dict(groups=3, shared=2, intra_depth=2),
 }
-PLANS = {
-    "queries_first_by_1": Plan("queries_first", 1),
-    "queries_first_by_2": Plan("queries_first", 2),
-    "queries_first_by_4": Plan("queries_first", 4),
-    "lambdas_first": Plan("lambdas_first"),
+BLOCKS = {
+    "1_query_row": Blocks("query_rows", 1),
+    "2_query_rows": Blocks("query_rows", 2),
+    "4_query_rows": Blocks("query_rows", 4),
+    "1_offset_row": Blocks("offset_rows", 1),
+    "2_offset_rows": Blocks("offset_rows", 2),
+    "9_offset_rows": Blocks("offset_rows", 9),
 }
 
 
@@ -122,18 +129,63 @@ all_depths = pytest.mark.parametrize("depths", DEPTHS.values(), ids=DEPTHS)
 
 
 @pytest.mark.parametrize("scope_size", [1, 3, 5, None])
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
 @all_depths
-def test_order_matches_loops(grids, depths, plan, scope_size):
-    if plan.block_rows <= grids[0][0]:
-        Problem(grids, scope_size, **depths).check(plan)
+def test_queries_first_match_loops(grids, depths, blocks, scope_size):
+    (rows, *_), _, strides = grids
+    if blocks.rows > rows and blocks.kind == "query_rows":
+        pytest.skip("there are not so many rows")
+    if strides != Strides() and blocks.kind == "offset_rows":
+        pytest.skip("offsets of rows differ in their rows")
+    plan = Plan("queries_first", blocks, blocks)
+    Problem(grids, scope_size, **depths).check(plan)
+
+
+@pytest.mark.parametrize("kinds", ["query offset", "offset query"])
+def test_outputs_and_gradient_have_blocks_of_their_own(kinds):
+    blocks = [Blocks(f"{kind}_rows", 2) for kind in kinds.split()]
+    problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
+    problem.check(Plan("queries_first", *blocks))
+
+
+def train(plan, monkeypatch):
+    """Trains a layer whose batch size is unknown, and returns its weights."""
+    monkeypatch.setattr(cost_model, "choose_plan", lambda *_: plan)
+    layer = LambdaLayer(6, num_heads=2, key_dim=3)
+    model = keras.Sequential([keras.Input((7, 5, 4)), layer])
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [random.uniform(0.1, 1, w.shape) for w in model.get_weights()]
+    )
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+    images, labels = random.normal(size=(2, 3, 7, 5, 6))
+    # Two batches, of which the last is smaller.
+    model.fit(images[..., :4], labels, batch_size=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("kind", ["query_rows", "offset_rows"])
+def test_batch_size_may_be_unknown(kind, monkeypatch):
+    blocks = Blocks(kind, 3)
+    trained = train(Plan("queries_first", blocks, blocks), monkeypatch)
+    expected = train(Plan("lambdas_first"), monkeypatch)
+    for weight, other in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope_size", [1, 3, 5, None])
+@pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
+@all_depths
+def test_lambdas_first_match_loops(grids, depths, scope_size):
+    Problem(grids, scope_size, **depths).check(Plan("lambdas_first"))
 
 
 def test_many_blocks_share_their_indices(monkeypatch):
-    monkeypatch.setattr(contraction, "_MOST_CONSTANTS", 0)
+    monkeypatch.setattr(query_rows, "_MOST_CONSTANTS", 0)
+    blocks = BLOCKS["2_query_rows"]
     problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
-    problem.check(PLANS["queries_first_by_2"])
+    problem.check(Plan("queries_first", blocks, blocks))
 
 
 @pytest.mark.parametrize("widest_native_kernel", [0, 99])

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from lambda_keras import cost_model
+from lambda_keras.cost_model import Blocks
 from lambda_keras.cost_model import Plan
 from lambda_keras.offsets import Strides
 
@@ -37,9 +38,32 @@ def test_queries_first_counts_the_pairs_of_its_bands(scope_size, block_rows):
         block = range(first, first + block_rows)
         rows = {row for y in block for row in range(7) if abs(row - y) <= reach}
         pairs += block_rows * 7 * len(rows) * 7
-    cost = cost_model.estimate_cost(Plan("queries_first", block_rows), sizes)
+    blocks = Blocks("query_rows", block_rows)
+    plan = Plan("queries_first", blocks, blocks)
+    cost = cost_model.estimate_cost(plan, sizes)
     assert cost.multiply_adds == 3 * pairs * 4 * (16 + 5)
     assert cost.blocks == math.ceil(7 / block_rows)
+    cost = cost_model.estimate_gradient_cost(plan, sizes)
+    assert cost.multiply_adds == 3 * pairs * 4 * (3 * 16 + 2 * 5)
+
+
+@pytest.mark.parametrize("scope_size", [None, 3, 5])
+@pytest.mark.parametrize("offset_rows", [1, 2, 5, 13])
+def test_offset_rows_count_the_pairs_of_their_queries(scope_size, offset_rows):
+    sizes = make_sizes(7, filters=20, scope_size=scope_size, batch=3)
+    (reach, *_) = sizes.centers
+    offsets = range(-reach, reach + 1)
+    pairs = 0
+    for first in range(0, len(offsets), offset_rows):
+        block = offsets[first : first + offset_rows]
+        rows = {y for y in range(7) for offset in block if 0 <= y + offset < 7}
+        pairs += len(block) * 7 * len(rows) * 7
+    blocks = Blocks("offset_rows", offset_rows)
+    plan = Plan("queries_first", blocks, blocks)
+    cost = cost_model.estimate_cost(plan, sizes)
+    assert cost.multiply_adds == 3 * pairs * 4 * (16 + 5)
+    cost = cost_model.estimate_gradient_cost(plan, sizes)
+    assert cost.multiply_adds == 3 * pairs * 4 * (3 * 16 + 2 * 5)
 
 
 def test_lambdas_first_counts_all_pairs_and_the_application():
@@ -81,8 +105,37 @@ def test_choice_is_what_was_measured_to_be_fastest(sizes, order):
 
 
 def test_small_maps_are_one_block_and_large_ones_go_row_by_row():
-    assert cost_model.choose_plan(make_sizes(7, 512)).block_rows == 7
-    assert cost_model.choose_plan(make_sizes(64, 256)).block_rows == 1
+    small = cost_model.choose_plan(make_sizes(7, 512))
+    assert small.blocks == small.gradient_blocks == Blocks("query_rows", 7)
+    large = cost_model.choose_plan(make_sizes(64, 256))
+    assert large.blocks == large.gradient_blocks == Blocks("query_rows", 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind", "gradient_kind"),
+    [
+        (make_sizes(14, 256, batch=1), "query_rows", "query_rows"),
+        (make_sizes(28, 128, batch=1), "query_rows", "offset_rows"),
+        (make_sizes(28, 128, batch=2), "query_rows", "offset_rows"),
+        (make_sizes(28, 128, batch=8), "query_rows", "query_rows"),
+        (make_sizes(28, 128, 23, batch=8), "query_rows", "query_rows"),
+        (make_sizes(32, 512, batch=1), "query_rows", "offset_rows"),
+        (make_sizes(64, 256, batch=1), "offset_rows", "offset_rows"),
+        (make_sizes(64, 256, batch=2), "query_rows", "offset_rows"),
+    ],
+)
+def test_blocks_are_what_was_measured_to_be_fastest(sizes, kind, gradient_kind):
+    plan = cost_model.choose_plan(sizes)
+    assert plan.blocks.kind == kind
+    assert plan.gradient_blocks.kind == gradient_kind
+
+
+def test_strided_grids_have_no_offset_rows():
+    sizes = make_sizes(64, 256, batch=1)._replace(
+        context_grid=(32, 32), strides=Strides(1, 2)
+    )
+    kinds = {blocks.kind for blocks in cost_model.list_blocks(sizes)}
+    assert kinds == {"query_rows"}
 
 
 @pytest.mark.parametrize("order", cost_model.ORDERS)

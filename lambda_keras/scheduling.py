@@ -40,7 +40,7 @@ def slice_after(tensor, axis, start, stop, outputs):
     sizes = list(ops.shape(tensor))
     sizes[axis] = stop - start
     nothing = ops.cast(_wait_for(outputs[-1]), "int32")
-    return ops.slice(tensor, starts + nothing, sizes)
+    return ops.slice(tensor, ops.add(starts, nothing), sizes)
 
 
 def _wait_for(tensor):

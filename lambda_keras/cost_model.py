@@ -25,9 +25,10 @@ _OPERATIONS_OF_OFFSET_ROWS = 8
 
 
 class _Passes(NamedTuple):
-    """Times that tensors are written or read.
+    """Operations a block, and times that tensors are written or read.
 
     Attributes:
+        operations: how many times those of a forward block of query rows.
         weights: lambdas, or weights in blocks of query rows.
         embeddings: embeddings, which are gathered, and summed by offset.
         offset_weights: weights in blocks of offset rows.
@@ -35,14 +36,15 @@ class _Passes(NamedTuple):
             each block of them has of values and queries.
     """
 
+    operations: int
     weights: int
     embeddings: int
     offset_weights: int
     offset_values: int
 
 
-_FORWARD = _Passes(4, 6, 11, 12)
-_GRADIENT = _Passes(9, 12, 9, 12)
+_FORWARD = _Passes(1, 4, 6, 11, 12)
+_GRADIENT = _Passes(3, 9, 12, 9, 12)
 # Bytes that stay near the processor, and how much more all take for each time
 # that they double.
 _CACHE = 2**24
@@ -105,7 +107,8 @@ class Cost(NamedTuple):
         multiply_adds: number of multiply-adds.
         bytes_moved: bytes written and read.
         peak_bytes: bytes of the largest tensors that live at once.
-        blocks: number of blocks, one after the other.
+        blocks: number of blocks, one after the other, in units of those that
+            have the fewest operations.
     """
 
     multiply_adds: int
@@ -177,7 +180,7 @@ def choose_plan(sizes, order=None):
             f"contraction_order={order!r} for grids {sizes.query_grid} and "
             f"{sizes.context_grid}"
         )
-    if len(plans) == 1:
+    if None in (*sizes.query_grid, *sizes.context_grid):
         return plans[0]
     plan = _take_cheapest({plan: estimate_cost(plan, sizes) for plan in plans})
     if plan.order != "queries_first":
@@ -301,7 +304,7 @@ def _estimate_query_rows(sizes, block_rows, products, passes):
         multiply_adds=weights * seen * products,
         bytes_moved=moved * seen * _FLOAT,
         peak_bytes=(2 * weights + embeddings) * most_seen * _FLOAT,
-        blocks=blocks,
+        blocks=blocks * passes.operations,
     )
 
 

@@ -130,6 +130,17 @@ def test_blocks_are_what_was_measured_to_be_fastest(sizes, kind, gradient_kind):
     assert plan.gradient_blocks.kind == gradient_kind
 
 
+def test_single_row_has_one_block():
+    sizes = make_sizes(1, 8)._replace(
+        context_grid=(2, 2),
+        scopes=(2, 2),
+        centers=(0, 0),
+        strides=Strides(2, 1),
+    )
+    plan = cost_model.choose_plan(sizes, "queries_first")
+    assert plan.blocks == plan.gradient_blocks == Blocks("query_rows", 1)
+
+
 def test_strided_grids_have_no_offset_rows():
     sizes = make_sizes(64, 256, batch=1)._replace(
         context_grid=(32, 32), strides=Strides(1, 2)

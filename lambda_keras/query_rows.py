@@ -32,7 +32,7 @@ _MOST_CONSTANTS = 2**22
 def contract(queries, values, table, geometry, block_rows):
     """Applies each query's own lambda.
 
-    n m j (k + v) multiply-adds a block of an example.
+    n m j (k + v) multiply-adds a block and example.
 
     Args:
         queries: `(b, n, j, k)`.
@@ -46,7 +46,7 @@ def contract(queries, values, table, geometry, block_rows):
         `(b, n, j, v)`.
     """
     _, positions, shared, _ = queries.shape
-    layout = _lay_out(queries, values, table, geometry, block_rows)
+    layout = _lay_out(table, shared, geometry, block_rows)
     queries = _to_blocks(queries, layout)
     values = _flatten_context(values)
     table = take_offsets(table, 0, layout.first, layout.last)
@@ -79,7 +79,7 @@ def differentiate(queries, values, table, upstream, geometry, block_rows):
         The three, each in the shape of what it is for.
     """
     _, positions, shared, key_dim = queries.shape
-    layout = _lay_out(queries, values, table, geometry, block_rows)
+    layout = _lay_out(table, shared, geometry, block_rows)
     tensors = _to_blocks(queries, layout)
     by_queries, by_values, by_table = _differentiate_blocks(
         tensors,
@@ -147,7 +147,7 @@ class _Layout(NamedTuple):
         return {count: follow(table, pairs) for count, pairs in indices.items()}
 
 
-def _lay_out(queries, values, table, geometry, block_rows):
+def _lay_out(table, shared, geometry, block_rows):
     """Finds what each block sees."""
     rows, *columns = geometry.query_grid
     bands = find_bands(
@@ -158,9 +158,7 @@ def _lay_out(queries, values, table, geometry, block_rows):
         geometry.strides,
         math.ceil(rows / block_rows),
     )
-    layout = _Layout(
-        bands, 0, 0, (block_rows, *columns), geometry, queries.shape[2]
-    )
+    layout = _Layout(bands, 0, 0, (block_rows, *columns), geometry, shared)
     first = min(band.offset for band in bands)
     last = max(band.offset + layout.count_table_rows(band) for band in bands)
     bands = [band._replace(offset=band.offset - first) for band in bands]
@@ -169,8 +167,8 @@ def _lay_out(queries, values, table, geometry, block_rows):
 
 def _pad_positions(tensor, layout):
     """Pads `(b, n, ...)` to whole blocks."""
-    missing = len(layout.bands) * math.prod(layout.block_grid)
-    return take_offsets(tensor, 1, 0, missing)
+    positions = len(layout.bands) * math.prod(layout.block_grid)
+    return take_offsets(tensor, 1, 0, positions)
 
 
 def _to_blocks(queries, layout):

@@ -112,12 +112,8 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
     """Returns the gradients for queries, values and table.
 
     Args:
-        queries: as in `contract`.
-        values: as in `contract`.
-        table: as in `contract`.
-        upstream: gradient for the outputs, `(b, n, j, v)`.
-        geometry: as in `contract`.
-        offset_rows: as in `contract`.
+        upstream: gradient for the outputs, `(b, n, j, v)`; the others are
+            those of `contract`.
 
     Returns:
         The three, each in the shape of what it is for.

@@ -301,8 +301,10 @@ def test_profile_refuses_what_it_cannot_record(values, message):
         _PROFILE.run(**values)
 
 
-def test_training_step_needs_less_than_the_embeddings_of_all_pairs():
-    case = Case("64x64x256", "global", 1, "train")
+# One image is taken in rows of offsets, four in rows of queries.
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_training_step_needs_less_than_the_embeddings_of_all_pairs(batch_size):
+    case = Case("64x64x256", "global", batch_size, "train")
     setting = workers.Setting(seconds=0.1)
     task = workers.Task("keras", cases.build_keras_contestant, ("ours", case))
     with workers.Launcher("keras", setting) as launcher:

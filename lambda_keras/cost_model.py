@@ -10,7 +10,7 @@ they are a guess, which the layers' `contraction_order` argument overrides.
 import math
 from typing import NamedTuple
 
-from lambda_keras.offset_rows import find_blocks
+from lambda_keras.offset_rows import make_ring
 from lambda_keras.offsets import Strides
 from lambda_keras.offsets import find_bands
 
@@ -19,36 +19,65 @@ ORDERS = ("queries_first", "lambdas_first", "convolution")
 # What a machine computes while it moves a byte, and while it starts the
 # operations of one block.
 _MULTIPLY_ADDS_A_BYTE = 3
-_MULTIPLY_ADDS_A_BLOCK = 5_000_000
+_MULTIPLY_ADDS_A_BLOCK = 12_000_000
 # A block of offset rows is as many operations as this many others.
-_OPERATIONS_OF_OFFSET_ROWS = 8
+_OPERATIONS_OF_OFFSET_ROWS = 2
+# Times that lambdas are written or read.
+_LAMBDA_PASSES = 6
 
 
 class _Passes(NamedTuple):
-    """Operations a block, and times that tensors are written or read.
+    """How often things happen in a block where the queries come first.
 
     Attributes:
-        operations: how many times those of a forward block of query rows.
-        weights: lambdas, or weights in blocks of query rows.
-        embeddings: embeddings, which are gathered, and summed by offset.
-        offset_weights: weights in blocks of offset rows.
-        offset_values: what each row of offsets sees of the values, and what
-            each block of them has of values and queries.
+        operations: how many times those of a forward block are started.
+        key_products: products of weights with channels of keys.
+        value_products: products of weights with values.
+        weights: times that weights are written or read, in blocks of query
+            rows.
+        embeddings: those of embeddings, which are gathered, and summed by
+            offset.
+        offset_weights: those of weights in blocks of offset rows.
+        offset_values: those of the values, queries and outputs there.
     """
 
     operations: int
+    key_products: int
+    value_products: int
     weights: int
     embeddings: int
     offset_weights: int
     offset_values: int
 
+    def count_products(self, key_dim, value_dim):
+        """Returns the multiply-adds of a weight."""
+        return self.key_products * key_dim + self.value_products * value_dim
 
-_FORWARD = _Passes(1, 4, 6, 11, 12)
-_GRADIENT = _Passes(3, 9, 12, 9, 12)
+
+_FORWARD = _Passes(
+    operations=1,
+    key_products=1,
+    value_products=1,
+    weights=2,
+    embeddings=5,
+    offset_weights=2,
+    offset_values=4,
+)
+# The weights are made once more, differentiated, and the values, queries and
+# embeddings differentiated with them.
+_GRADIENT = _Passes(
+    operations=3,
+    key_products=3,
+    value_products=2,
+    weights=7,
+    embeddings=12,
+    offset_weights=10,
+    offset_values=3,
+)
 # Bytes that stay near the processor, and how much more all take for each time
 # that they double.
 _CACHE = 2**24
-_SHARE_BEYOND_CACHE = 1 / 8
+_SHARE_BEYOND_CACHE = 3 / 16
 # Orders that need more at once are taken only where all do: 1 GiB.
 _LARGEST_PEAK = 2**30
 _FLOAT = 4
@@ -217,9 +246,8 @@ def list_blocks(sizes):
         Blocks("query_rows", rows) for rows in _halve(sizes.query_grid[0])
     ]
     if sizes.strides == Strides():
-        blocks += [
-            Blocks("offset_rows", rows) for rows in _halve(sizes.scopes[0])
-        ]
+        most = _make_ring(sizes, sizes.scopes[0]).offset_rows
+        blocks += [Blocks("offset_rows", rows) for rows in _halve(most)]
     return blocks
 
 
@@ -255,8 +283,7 @@ def estimate_cost(plan, sizes):
         return _estimate_convolution(sizes)
     if plan.order == "lambdas_first":
         return _estimate_lambdas_first(sizes)
-    products = sizes.key_dim + sizes.value_dim
-    return _estimate_blocks(plan.blocks, sizes, products, _FORWARD)
+    return _estimate_blocks(plan.blocks, sizes, _FORWARD)
 
 
 def estimate_gradient_cost(plan, sizes):
@@ -269,20 +296,16 @@ def estimate_gradient_cost(plan, sizes):
     Returns:
         A `Cost`.
     """
-    # The weights are made once more, differentiated, and the values, queries
-    # and embeddings differentiated with them.
-    products = 3 * sizes.key_dim + 2 * sizes.value_dim
-    return _estimate_blocks(plan.gradient_blocks, sizes, products, _GRADIENT)
+    return _estimate_blocks(plan.gradient_blocks, sizes, _GRADIENT)
 
 
-def _estimate_blocks(blocks, sizes, products, passes):
-    """Estimates blocks with so many multiply-adds a weight."""
+def _estimate_blocks(blocks, sizes, passes):
     if blocks.kind == "offset_rows":
-        return _estimate_offset_rows(sizes, blocks.rows, products, passes)
-    return _estimate_query_rows(sizes, blocks.rows, products, passes)
+        return _estimate_offset_rows(sizes, blocks.rows, passes)
+    return _estimate_query_rows(sizes, blocks.rows, passes)
 
 
-def _estimate_query_rows(sizes, block_rows, products, passes):
+def _estimate_query_rows(sizes, block_rows, passes):
     rows, *columns = sizes.query_grid
     context_columns = math.prod(sizes.context_grid[1:]) * sizes.intra_depth
     blocks = math.ceil(rows / block_rows)
@@ -301,35 +324,45 @@ def _estimate_query_rows(sizes, block_rows, products, passes):
     embeddings = queries * sizes.key_dim
     moved = weights * passes.weights + embeddings * passes.embeddings
     return Cost(
-        multiply_adds=weights * seen * products,
+        multiply_adds=weights
+        * seen
+        * passes.count_products(sizes.key_dim, sizes.value_dim),
         bytes_moved=moved * seen * _FLOAT,
         peak_bytes=(2 * weights + embeddings) * most_seen * _FLOAT,
         blocks=blocks * passes.operations,
     )
 
 
-def _estimate_offset_rows(sizes, block_rows, products, passes):
+def _estimate_offset_rows(sizes, offset_rows, passes):
     rows, *columns = sizes.query_grid
-    context_rows, *context_columns = sizes.context_grid
-    blocks = find_blocks(
-        sizes.scopes[0], sizes.centers[0], rows, context_rows, block_rows
-    )
-    # Rows of queries with each row of offsets.
-    pairs = [block.count * block.rows for block in blocks]
-    offsets = sum(block.count for block in blocks)
+    context_columns = sizes.context_grid[1:]
+    ring = _make_ring(sizes, offset_rows)
+    # Rows of queries with each row of offsets, in all blocks.
+    pairs = ring.rows * ring.offset_rows * ring.blocks
     context = math.prod(context_columns) * sizes.intra_depth
     heads = _batch(sizes) * sizes.groups
     queries = heads * sizes.shared * math.prod(columns)
-    values = context_rows * heads * context * sizes.value_dim
-    moved = (offsets + len(blocks)) * values
-    moved += len(blocks) * rows * queries * sizes.key_dim
-    weights = queries * context * sum(pairs)
+    weights = queries * context * pairs
+    key_dim = sizes.key_dim * ring.sides
+    moved = pairs * (heads * context * sizes.value_dim + queries * key_dim)
+    moved += ring.blocks * rows * queries * sizes.value_dim
     return Cost(
-        multiply_adds=weights * products,
+        multiply_adds=weights
+        * passes.count_products(key_dim, sizes.value_dim),
         bytes_moved=_FLOAT
         * (weights * passes.offset_weights + moved * passes.offset_values),
-        peak_bytes=2 * queries * context * max(pairs) * _FLOAT,
-        blocks=_OPERATIONS_OF_OFFSET_ROWS * len(blocks),
+        peak_bytes=2 * weights // ring.blocks * _FLOAT,
+        blocks=_OPERATIONS_OF_OFFSET_ROWS * passes.operations * ring.blocks,
+    )
+
+
+def _make_ring(sizes, offset_rows):
+    return make_ring(
+        sizes.scopes[0],
+        sizes.centers[0],
+        sizes.query_grid[0],
+        sizes.context_grid[0],
+        offset_rows,
     )
 
 
@@ -340,7 +373,7 @@ def _estimate_lambdas_first(sizes):
     embeddings = sizes.groups * pairs * sizes.key_dim * _FLOAT
     return Cost(
         multiply_adds=lambdas * (context + sizes.shared),
-        bytes_moved=lambdas * _FLOAT * _FORWARD.weights
+        bytes_moved=lambdas * _FLOAT * _LAMBDA_PASSES
         + embeddings * _FORWARD.embeddings,
         peak_bytes=2 * lambdas * _FLOAT + embeddings,
         blocks=1,
@@ -352,7 +385,7 @@ def _estimate_convolution(sizes):
     scope = math.prod(sizes.scopes) * sizes.intra_depth
     return Cost(
         multiply_adds=lambdas * (scope + sizes.shared),
-        bytes_moved=lambdas * _FLOAT * _FORWARD.weights,
+        bytes_moved=lambdas * _FLOAT * _LAMBDA_PASSES,
         peak_bytes=2 * lambdas * _FLOAT,
         blocks=sizes.groups,
     )

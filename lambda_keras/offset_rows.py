@@ -1,14 +1,23 @@
 """Position lambdas, some rows of offsets at a time.
 
 All pairs of a query row and a context row that lie equally far apart have the
-same embeddings. A block of such pairs needs them once, where a block of query
-rows needs them once for each row, and sums the gradient for them in a matrix
-product. In return the values, outputs and their gradients are moved once for
-each row of offsets, which is more than what is saved where the batch is large.
+same embeddings, which a block of such pairs needs only once, and whose
+gradient is a matrix product. In return the values, outputs and their gradients
+are moved once for each block.
+
+The context's rows are a ring, which turns on from block to block. In a block
+each query row meets the row that has come to its place, and the next ones if
+the block has several rows of offsets. Where all rows of the context are in
+reach they are all of the ring. A query row then meets a row ahead of it until
+the ring has come round, and after that one behind it, at another offset. So a
+block has embeddings for either side, side by side in the channels, of which
+each query has zeros in one. Otherwise zeros close the ring, and there is one
+side. Either way all blocks have the same shapes, and are one loop: neither the
+computation nor its memory grows with their number.
 
 Both grids have the same steps. An axis `c` counts a grid's columns, the
-positions of a row, and `o` the rows of offsets of a block; for the others see
-`functional.py`.
+positions of a row, `o` the rows of offsets of a block, and `s` the sides; for
+the others see `functional.py`.
 """
 
 import math
@@ -21,36 +30,32 @@ from lambda_keras.offsets import Strides
 from lambda_keras.offsets import count_offsets
 from lambda_keras.offsets import index_pairs
 from lambda_keras.offsets import take_offsets
-from lambda_keras.scheduling import add_to_last
-from lambda_keras.scheduling import slice_after
+from lambda_keras.scheduling import follow
 
 
-class Block(NamedTuple):
-    """Rows of offsets, and the query rows that some of them lead from.
+class Ring(NamedTuple):
+    """How the rows of a context pass by the rows of queries.
 
     Attributes:
-        first: index in the table of the first of its rows of offsets.
-        count: number of its rows of offsets.
-        start: index of its first query row.
-        stop: index after its last query row.
-        context: index of the context row that the first row of offsets leads
-            to from the first query row, which may lie outside.
+        rows: rows of queries.
+        ring_rows: rows of the ring, at least as many.
+        first: index of the context row that the first query row meets first;
+            rows before the context's are zeros.
+        offset_rows: rows of offsets of a block.
+        blocks: number of blocks.
+        sides: 2 where a query row meets rows ahead and then rows behind, or 1.
     """
 
+    rows: int
+    ring_rows: int
     first: int
-    count: int
-    start: int
-    stop: int
-    context: int
-
-    @property
-    def rows(self):
-        """How many query rows there are."""
-        return self.stop - self.start
+    offset_rows: int
+    blocks: int
+    sides: int
 
 
-def find_blocks(scope, center, rows, context_rows, offset_rows):
-    """Divides the rows of offsets between two grids into blocks.
+def make_ring(scope, center, rows, context_rows, offset_rows):
+    """Lays out the rows of offsets between two grids.
 
     Args:
         scope: number of the table's rows of offsets.
@@ -60,19 +65,19 @@ def find_blocks(scope, center, rows, context_rows, offset_rows):
         offset_rows: rows of offsets to take at once.
 
     Returns:
-        A list with a `Block` for each. Offsets that lead from no query into
-        the context are in none.
+        A `Ring`, with fewer rows of offsets at once if there are not so many.
     """
-    first = max(center - rows + 1, 0)
-    last = min(center + context_rows, scope)
-    blocks = []
-    for index in range(first, last, offset_rows):
-        count = min(offset_rows, last - index)
-        offset = index - center
-        start = max(1 - offset - count, 0)
-        stop = min(context_rows - offset, rows)
-        blocks.append(Block(index, count, start, stop, start + offset))
-    return blocks
+    first = max(-center, 1 - rows)
+    offsets = min(scope - center, context_rows) - first
+    most = max(rows, context_rows)
+    sides = 1 if offsets <= most else 2
+    offsets = min(offsets, most)
+    offset_rows = min(offset_rows, offsets)
+    blocks = math.ceil(offsets / offset_rows)
+    if sides == 2:
+        return Ring(rows, most, 0, offset_rows, blocks, sides)
+    ring_rows = rows + offset_rows * blocks - 1
+    return Ring(rows, ring_rows, first, offset_rows, blocks, sides)
 
 
 def contract(queries, values, table, geometry, offset_rows):
@@ -89,23 +94,29 @@ def contract(queries, values, table, geometry, offset_rows):
     Returns:
         `(b, n, j, v)`.
     """
-    shape = (-1, *queries.shape[1:3], values.shape[-1])
-    rows, shared = geometry.query_grid[0], queries.shape[2]
-    blocks = _find_blocks(table, geometry, offset_rows)
-    queries = _to_columns_first(queries, geometry)
-    values = _to_context_rows(values, geometry)
-    table = _flatten_columns(table)
-    outputs = []
-    for block in blocks:
-        indices = _index_offsets(block, geometry)
-        embeddings = _take_embeddings(table, block, indices, outputs)
-        block_queries = _take_queries(queries, block, outputs)
-        weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
-        weights = _to_rows(weights, block, shared)
-        output = ops.matmul(weights, _take_windows(values, block, outputs))
-        output = take_offsets(output, 1, -block.start, rows - block.start)
-        outputs.append(add_to_last(outputs, output))
-    return ops.reshape(outputs[-1], shape)
+    _, positions, shared, _ = queries.shape
+    value_dim = values.shape[-1]
+    ring = _make_ring(table, geometry, offset_rows)
+    table = _to_blocks(table, geometry, ring)
+    indices = _index_embeddings(geometry, ring)
+    queries = _to_sides(queries, ring)
+    channels = queries.shape[-1]
+    context = _to_ring(values, geometry, ring)
+    width = positions // ring.rows * shared
+    shape = (ops.shape(values)[0], ring.rows, width, value_dim)
+
+    def add_block(block, state):
+        context, outputs = state
+        embeddings = _take_embeddings(table, block, indices, channels)
+        block_queries = _take_queries(queries, block, ring)
+        weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 2, 3))
+        weights = _to_rows(weights, shared, ring)
+        outputs = outputs + ops.matmul(weights, _take_windows(context, ring))
+        return _turn(context, ring), outputs
+
+    state = context, ops.zeros(shape, values.dtype)
+    _, outputs = _repeat(add_block, state, ring)
+    return ops.reshape(outputs, (-1, positions, shared, value_dim))
 
 
 def differentiate(queries, values, table, upstream, geometry, offset_rows):
@@ -119,68 +130,63 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
         The three, each in the shape of what it is for.
     """
     _, positions, shared, key_dim = queries.shape
-    rows, *columns = geometry.query_grid
-    width = math.prod(columns)
-    blocks = _find_blocks(table, geometry, offset_rows)
-    by_row, by_values, by_table = _differentiate_blocks(
-        _to_columns_first(queries, geometry),
-        _to_context_rows(values, geometry),
-        _flatten_columns(table),
-        ops.reshape(upstream, (-1, rows, width * shared, upstream.shape[-1])),
-        [(block, _index_offsets(block, geometry)) for block in blocks],
-    )
-    by_row = ops.reshape(by_row, (width, rows, -1, shared * key_dim))
-    by_row = ops.transpose(by_row, (2, 1, 0, 3))
-    first, scope = blocks[0].first, table.shape[0]
-    by_table = take_offsets(ops.concatenate(by_table), 0, -first, scope - first)
-    return (
-        ops.reshape(by_row, (-1, positions, shared, key_dim)),
-        ops.reshape(by_values, (-1, *values.shape[1:])),
-        ops.reshape(by_table, table.shape),
+    ring = _make_ring(table, geometry, offset_rows)
+    columns = positions // ring.rows
+    blocks = _to_blocks(table, geometry, ring)
+    indices = _index_embeddings(geometry, ring)
+    sides = _to_sides(queries, ring)
+    channels = sides.shape[-1]
+    context = _to_ring(values, geometry, ring)
+    upstream = ops.reshape(
+        upstream, (-1, ring.rows, columns * shared, upstream.shape[-1])
     )
 
+    def add_block(block, state):
+        context, by_context, by_queries, by_blocks = state
+        embeddings = _take_embeddings(blocks, block, indices, channels)
+        block_queries = _take_queries(sides, block, ring)
 
-def _differentiate_blocks(queries, values, table, upstream, blocks):
-    """Differentiates block after block; that for the table stays in blocks."""
-    columns, rows, _, shared, key_dim = queries.shape
-    _, offsets, intra_depth, _ = table.shape
-    by_queries, by_values, by_table = [], [], []
-    for block, indices in blocks:
-        embeddings = _take_embeddings(table, block, indices, by_table)
-        block_queries = _take_queries(queries, block, by_queries)
-        block_upstream = slice_after(
-            upstream, 1, block.start, block.stop, by_queries
-        )
+        weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 2, 3))
+        weights = _to_rows(weights, shared, ring)
+        gradient = ops.matmul(ops.swapaxes(weights, 2, 3), upstream)
+        by_context = by_context + _put_windows(gradient, context.shape, ring)
 
-        weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
-        weights = _to_rows(weights, block, shared)
-        gradient = ops.matmul(ops.swapaxes(weights, 2, 3), block_upstream)
-        gradient = _put_windows(gradient, block, values.shape)
-        by_values.append(add_to_last(by_values, gradient))
-
-        # The weights are no longer needed then.
-        windows = _take_windows(values, block, by_values)
-        weights = ops.matmul(block_upstream, ops.swapaxes(windows, 2, 3))
-        weights = _to_columns(weights, columns, shared)
+        windows = _take_windows(context, ring)
+        weights = ops.matmul(upstream, ops.swapaxes(windows, 2, 3))
+        weights = _to_columns(weights, shared, ring)
         gradient = ops.matmul(weights, embeddings)
-        gradient = ops.reshape(
-            gradient, (columns, block.rows, -1, shared, key_dim)
-        )
-        gradient = take_offsets(gradient, 1, -block.start, rows - block.start)
-        by_queries.append(add_to_last(by_queries, gradient))
-        gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_queries)
+        gradient = _put_queries(gradient, block, by_queries.shape, ring)
+        by_queries = by_queries + gradient
+        gradient = ops.matmul(ops.swapaxes(weights, 2, 3), block_queries)
         gradient = ops.segment_sum(
-            ops.reshape(gradient, (-1, intra_depth * key_dim)),
+            ops.reshape(gradient, (-1, blocks.shape[-1])),
             np.reshape(indices, (-1,)),
-            num_segments=block.count * offsets,
+            num_segments=blocks.shape[1],
         )
-        shape = (block.count, offsets, intra_depth, key_dim)
-        by_table.append(ops.reshape(gradient, shape))
-    return by_queries[-1], by_values[-1], by_table
+        by_blocks = ops.concatenate([by_blocks[1:], gradient[None]])
+        return (
+            _turn(context, ring),
+            _turn(by_context, ring),
+            by_queries,
+            by_blocks,
+        )
+
+    by_queries = _to_columns_first(ops.zeros_like(queries), ring)
+    state = context, ops.zeros_like(context), by_queries, ops.zeros_like(blocks)
+    _, by_context, by_queries, by_blocks = _repeat(add_block, state, ring)
+    by_queries = ops.reshape(
+        by_queries, (columns, ring.rows, -1, shared * key_dim)
+    )
+    by_queries = ops.transpose(by_queries, (2, 1, 0, 3))
+    return (
+        ops.reshape(by_queries, (-1, positions, shared, key_dim)),
+        _from_ring(by_context, values.shape, geometry, ring),
+        _from_blocks(by_blocks, table.shape, geometry, ring),
+    )
 
 
-def _find_blocks(table, geometry, offset_rows):
-    return find_blocks(
+def _make_ring(table, geometry, offset_rows):
+    return make_ring(
         table.shape[0],
         geometry.centers[0],
         geometry.query_grid[0],
@@ -189,31 +195,111 @@ def _find_blocks(table, geometry, offset_rows):
     )
 
 
-def _to_columns_first(queries, geometry):
-    """Brings `(b, rows c, j, k)` to `(c, rows, b, j, k)`."""
-    rows, *columns = geometry.query_grid
-    _, _, shared, key_dim = queries.shape
-    width = math.prod(columns)
-    queries = ops.reshape(queries, (-1, rows, width, shared * key_dim))
+def _repeat(add_block, state, ring):
+    """Adds block after block, each when the last is all there."""
+    if ring.blocks == 1:
+        return add_block(0, state)
+
+    def follow_block(block, state):
+        block = ops.convert_to_tensor(block, "int32")
+        return add_block(follow(state[-1], block), state)
+
+    return ops.fori_loop(0, ring.blocks, follow_block, state)
+
+
+def _to_columns_first(queries, ring):
+    """Brings `(b, rows c, j, k)` to `(c, rows, b j, k)`."""
+    _, positions, shared, key_dim = queries.shape
+    columns = positions // ring.rows
+    queries = ops.reshape(queries, (-1, ring.rows, columns, shared * key_dim))
     queries = ops.transpose(queries, (2, 1, 0, 3))
-    return ops.reshape(queries, (width, rows, -1, shared, key_dim))
+    return ops.reshape(queries, (columns, ring.rows, -1, key_dim))
 
 
-def _to_context_rows(values, geometry):
-    """Brings `(b, context_rows c, u, v)` to `(b, context_rows, c u, v)`."""
-    _, context, intra_depth, value_dim = values.shape
-    rows = geometry.context_grid[0]
+def _to_sides(queries, ring):
+    """Brings `(b, rows c, j, k)` to `(c, s rows, b j, s k)`.
+
+    A row is there for each side on which it may meet the context, with its
+    queries in the channels of that side and zeros in the others.
+    """
+    queries = _to_columns_first(queries, ring)
+    columns, rows, _, key_dim = queries.shape
+    queries = ops.reshape(queries, (columns, 1, rows, -1, 1, key_dim))
+    sides = ops.eye(ring.sides, dtype=queries.dtype)
+    queries = queries * ops.reshape(sides, (ring.sides, 1, 1, ring.sides, 1))
     return ops.reshape(
-        values, (-1, rows, context * intra_depth // rows, value_dim)
+        queries, (columns, ring.sides * rows, -1, ring.sides * key_dim)
     )
 
 
-def _flatten_columns(table):
-    """Brings `(scope_1, ..., u, k)` to `(scope_1, offsets, u, k)`."""
-    return ops.reshape(table, (table.shape[0], -1, *table.shape[-2:]))
+def _find_sides(block, ring):
+    """Returns the side on which each query row meets its, `(o, rows)`."""
+    places = np.arange(ring.offset_rows, dtype="int32")[:, None]
+    places = places + np.arange(ring.rows, dtype="int32")
+    places = ops.add(places, block * ring.offset_rows)
+    return ops.cast(places >= ring.ring_rows, "int32")
 
 
-def _index_offsets(block, geometry):
+def _take_queries(sides, block, ring):
+    """Returns the queries of a block, `(c, o, rows b j, s k)`."""
+    rows = np.arange(ring.rows, dtype="int32")
+    rows = ops.add(rows, _find_sides(block, ring) * ring.rows)
+    queries = ops.take(sides, rows, axis=1)
+    columns, channels = sides.shape[0], sides.shape[-1]
+    return ops.reshape(queries, (columns, ring.offset_rows, -1, channels))
+
+
+def _put_queries(gradient, block, shape, ring):
+    """Is the transpose of `_take_queries` and `_to_sides`.
+
+    Args:
+        gradient: `(c, o, rows b j, s k)`.
+        shape: of the result, `(c, rows, b j, k)`.
+    """
+    columns, rows, _, key_dim = shape
+    size = (columns, ring.offset_rows, rows, -1, key_dim)
+    if ring.sides == 2:
+        gradient = ops.reshape(gradient, (columns, -1, key_dim))
+        count = ops.shape(gradient)[1] // 2
+        sides = ops.reshape(_find_sides(block, ring), (-1, 1))
+        indices = ops.reshape(2 * ops.arange(count), (sides.shape[0], -1))
+        indices = ops.add(indices, sides)
+        gradient = ops.take(gradient, indices, axis=1)
+    return ops.sum(ops.reshape(gradient, size), axis=1)
+
+
+def _to_blocks(table, geometry, ring):
+    """Brings `(scope_1, ..., u, k)` to `(blocks, o offsets, u s k)`."""
+    center = geometry.centers[0]
+    *_, intra_depth, key_dim = table.shape
+    count = ring.blocks * ring.offset_rows
+    start = center + ring.first
+    sides = [take_offsets(table, 0, start, start + count)]
+    if ring.sides == 2:
+        start = center - ring.ring_rows
+        sides.append(take_offsets(table[:center], 0, start, start + count))
+    sides = ops.concatenate(sides, axis=-1)
+    return ops.reshape(sides, (ring.blocks, -1, intra_depth * sides.shape[-1]))
+
+
+def _from_blocks(gradient, shape, geometry, ring):
+    """Is the transpose of `_to_blocks`."""
+    scope, center = shape[0], geometry.centers[0]
+    *offsets, intra_depth, key_dim = shape[1:]
+    count = ring.blocks * ring.offset_rows
+    sides = ops.reshape(
+        gradient, (count, *offsets, intra_depth, ring.sides * key_dim)
+    )
+    start = -center - ring.first
+    total = take_offsets(sides[..., :key_dim], 0, start, start + scope)
+    if ring.sides == 2:
+        behind = sides[: ring.ring_rows, ..., key_dim:]
+        start = ring.ring_rows - center
+        total = total + take_offsets(behind, 0, start, start + scope)
+    return total
+
+
+def _index_embeddings(geometry, ring):
     """Lists which of a block's offsets each pair has, `(c, o, c)`."""
     _, *columns = geometry.query_grid
     _, *context_columns = geometry.context_grid
@@ -222,76 +308,90 @@ def _index_offsets(block, geometry):
         count_offsets(size, context_size, Strides())
         for size, context_size in zip(columns, context_columns, strict=True)
     )
-    return np.arange(block.count)[:, None] * offsets + pairs[:, None]
+    rows = np.arange(ring.offset_rows, dtype="int32")[:, None]
+    return rows * offsets + pairs[:, None]
 
 
-def _take_queries(queries, block, outputs):
-    """Returns the queries of a block, `(c, rows b j, k)`."""
-    queries = slice_after(queries, 1, block.start, block.stop, outputs)
-    return ops.reshape(queries, (queries.shape[0], -1, queries.shape[-1]))
+def _take_embeddings(blocks, block, indices, channels):
+    """Returns the embeddings of a block, `(c, o, c u, s k)`."""
+    embeddings = ops.take(blocks[block], indices, axis=0)
+    return ops.reshape(embeddings, (*indices.shape[:2], -1, channels))
 
 
-def _take_embeddings(table, block, indices, outputs):
-    """Returns the embeddings of a block, `(c, o c u, k)`."""
-    _, _, intra_depth, key_dim = table.shape
-    stop = block.first + block.count
-    table = slice_after(table, 0, block.first, stop, outputs)
-    table = ops.reshape(table, (-1, intra_depth * key_dim))
-    embeddings = ops.take(table, indices, axis=0)
-    return ops.reshape(embeddings, (indices.shape[0], -1, key_dim))
-
-
-def _take_windows(values, block, outputs):
-    """Returns what each query row sees of the values, `(b, rows, o c u, v)`."""
-    _, context_rows, context, value_dim = values.shape
-    count = block.rows + block.count - 1
-    start = max(block.context, 0)
-    stop = min(block.context + count, context_rows)
-    seen = slice_after(values, 1, start, stop, outputs)
-    before = block.context - start
-    seen = take_offsets(seen, 1, before, before + count)
-    windows = ops.take(seen, _index_windows(block), axis=1)
-    return ops.reshape(
-        windows, (-1, block.rows, block.count * context, value_dim)
+def _to_ring(values, geometry, ring):
+    """Brings `(b, context_rows c, u, v)` to `(b, ring_rows, c u, v)`."""
+    _, context, intra_depth, value_dim = values.shape
+    rows = geometry.context_grid[0]
+    values = ops.reshape(
+        values, (-1, rows, context * intra_depth // rows, value_dim)
     )
+    return take_offsets(values, 1, ring.first, ring.first + ring.ring_rows)
 
 
-def _put_windows(gradient, block, shape):
+def _from_ring(gradient, shape, geometry, ring):
+    """Is the transpose of `_to_ring` and of all turns."""
+    turned = ring.blocks * ring.offset_rows % ring.ring_rows
+    gradient = ops.roll(gradient, turned, axis=1)
+    rows = geometry.context_grid[0]
+    gradient = take_offsets(gradient, 1, -ring.first, rows - ring.first)
+    return ops.reshape(gradient, (-1, *shape[1:]))
+
+
+def _turn(context, ring):
+    """Turns the ring on to the next block."""
+    return ops.roll(context, -ring.offset_rows, axis=1)
+
+
+def _index_windows(ring):
+    """Lists the places of the ring that each query row meets, `(rows, o)`."""
+    places = np.arange(ring.rows, dtype="int32")[:, None]
+    places = places + np.arange(ring.offset_rows, dtype="int32")
+    return places % ring.ring_rows
+
+
+def _take_windows(context, ring):
+    """Returns what each query row meets, `(b, rows, o c u, v)`."""
+    width = ring.offset_rows * context.shape[2]
+    windows = ops.take(context, _index_windows(ring), axis=1)
+    return ops.reshape(windows, (-1, ring.rows, width, context.shape[-1]))
+
+
+def _put_windows(gradient, shape, ring):
     """Is the transpose of `_take_windows`."""
-    _, context_rows, context, value_dim = shape
-    pairs = block.rows * block.count
-    gradient = ops.reshape(gradient, (-1, pairs, context * value_dim))
-    gradient = ops.swapaxes(gradient, 0, 1)
-    rows = block.context + _index_windows(block)
-    outside = (rows < 0) | (rows >= context_rows)
+    _, _, context, value_dim = shape
+    places = np.reshape(_index_windows(ring), (-1,))
+    size = (-1, len(places), context * value_dim)
+    gradient = ops.swapaxes(ops.reshape(gradient, size), 0, 1)
     gradient = ops.segment_sum(
-        ops.reshape(gradient, (pairs, -1)),
-        np.reshape(np.where(outside, context_rows, rows), (-1,)),
-        num_segments=context_rows + 1,
+        ops.reshape(gradient, (len(places), -1)),
+        places,
+        num_segments=ring.ring_rows,
     )
-    gradient = gradient[:context_rows]
-    gradient = ops.reshape(gradient, (context_rows, -1, context * value_dim))
-    gradient = ops.swapaxes(gradient, 0, 1)
-    return ops.reshape(gradient, (-1, context_rows, context, value_dim))
+    size = (ring.ring_rows, -1, context * value_dim)
+    gradient = ops.swapaxes(ops.reshape(gradient, size), 0, 1)
+    return ops.reshape(gradient, (-1, ring.ring_rows, context, value_dim))
 
 
-def _index_windows(block):
-    """Lists which of the context rows in sight each query row sees."""
-    return np.arange(block.rows)[:, None] + np.arange(block.count)
+def _to_rows(weights, shared, ring):
+    """Brings `(c, o, rows b j, m)` to `(b, rows, c j, o m)`."""
+    columns, _, _, context = weights.shape
+    weights = ops.reshape(
+        weights,
+        (columns, ring.offset_rows, ring.rows, -1, shared, context),
+    )
+    weights = ops.transpose(weights, (3, 2, 0, 4, 1, 5))
+    return ops.reshape(
+        weights,
+        (-1, ring.rows, columns * shared, ring.offset_rows * context),
+    )
 
 
-def _to_rows(weights, block, shared):
-    """Brings `(c, rows b j, m)` to `(b, rows, c j, m)`."""
-    columns, _, context = weights.shape
-    rows = block.rows
-    weights = ops.reshape(weights, (columns, rows, -1, shared * context))
-    weights = ops.transpose(weights, (2, 1, 0, 3))
-    return ops.reshape(weights, (-1, rows, columns * shared, context))
-
-
-def _to_columns(weights, columns, shared):
-    """Brings `(b, rows, c j, m)` to `(c, rows b j, m)`."""
-    _, rows, _, context = weights.shape
-    weights = ops.reshape(weights, (-1, rows, columns, shared * context))
-    weights = ops.transpose(weights, (2, 1, 0, 3))
-    return ops.reshape(weights, (columns, -1, context))
+def _to_columns(weights, shared, ring):
+    """Brings `(b, rows, c j, o m)` to `(c, o, rows b j, m)`."""
+    _, rows, outputs, context = weights.shape
+    columns, context = outputs // shared, context // ring.offset_rows
+    weights = ops.reshape(
+        weights, (-1, rows, columns, shared, ring.offset_rows, context)
+    )
+    weights = ops.transpose(weights, (2, 4, 1, 0, 3, 5))
+    return ops.reshape(weights, (columns, ring.offset_rows, -1, context))

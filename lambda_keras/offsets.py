@@ -126,6 +126,7 @@ def find_bands(scope, center, block_rows, context_rows, strides, blocks):
     for block in range(blocks):
         row = block * block_rows * strides.query
         start = max(-((before - row) // strides.context), 0)
+        start = min(start, context_rows - 1)
         end = min((row + after) // strides.context, context_rows - 1) + 1
         last_query = row + (block_rows - 1) * strides.query
         offset = center + start * strides.context - last_query

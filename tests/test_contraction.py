@@ -24,6 +24,8 @@ GRIDS = {
     "sequence": ((19,), (19,), Strides()),
     "image": ((7, 5), (7, 5), Strides()),
     "volume": ((3, 5, 2), (3, 5, 2), Strides()),
+    "larger_context": ((5, 3), (7, 4), Strides()),
+    "smaller_context": ((7, 4), (5, 3), Strides()),
     "coarse_context": ((6, 4), (3, 2), Strides(1, 2)),
     "fine_context": ((3, 2), (9, 6), Strides(3, 1)),
     "coarse_sequence": ((15,), (5,), Strides(1, 3)),
@@ -140,7 +142,7 @@ class Problem:
 all_depths = pytest.mark.parametrize("depths", DEPTHS.values(), ids=DEPTHS)
 
 
-@pytest.mark.parametrize("scope_size", [1, 3, 5, None])
+@pytest.mark.parametrize("scope_size", [1, 3, 5, 11, None])
 @pytest.mark.parametrize(("grids", "blocks"), list_grids_with_blocks())
 @all_depths
 def test_queries_first_match_loops(grids, depths, blocks, scope_size):

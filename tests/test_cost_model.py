@@ -47,23 +47,41 @@ def test_queries_first_counts_the_pairs_of_its_bands(scope_size, block_rows):
     assert cost.multiply_adds == 3 * pairs * 4 * (3 * 16 + 2 * 5)
 
 
-@pytest.mark.parametrize("scope_size", [None, 3, 5])
 @pytest.mark.parametrize("offset_rows", [1, 2, 5, 13])
-def test_offset_rows_count_the_pairs_of_their_queries(scope_size, offset_rows):
+@pytest.mark.parametrize(
+    ("scope_size", "offsets", "key_dims"),
+    [
+        (3, 3, 16),
+        (5, 5, 16),
+        # All rows are in reach, each of them ahead or behind.
+        (None, 7, 2 * 16),
+    ],
+)
+def test_offset_rows_count_the_pairs_of_whole_blocks(
+    scope_size, offsets, key_dims, offset_rows
+):
     sizes = make_sizes(7, filters=20, scope_size=scope_size, batch=3)
-    (reach, *_) = sizes.centers
-    offsets = range(-reach, reach + 1)
-    pairs = 0
-    for first in range(0, len(offsets), offset_rows):
-        block = offsets[first : first + offset_rows]
-        rows = {y for y in range(7) for offset in block if 0 <= y + offset < 7}
-        pairs += len(block) * 7 * len(rows) * 7
-    blocks = Blocks("offset_rows", offset_rows)
-    plan = Plan("queries_first", blocks, blocks)
+    offset_rows = min(offset_rows, offsets)
+    blocks = math.ceil(offsets / offset_rows)
+    pairs = 7 * 7 * 7 * blocks * offset_rows
+    kind = Blocks("offset_rows", offset_rows)
+    plan = Plan("queries_first", kind, kind)
     cost = cost_model.estimate_cost(plan, sizes)
-    assert cost.multiply_adds == 3 * pairs * 4 * (16 + 5)
+    assert cost.multiply_adds == 3 * pairs * 4 * (key_dims + 5)
     cost = cost_model.estimate_gradient_cost(plan, sizes)
-    assert cost.multiply_adds == 3 * pairs * 4 * (3 * 16 + 2 * 5)
+    assert cost.multiply_adds == 3 * pairs * 4 * (3 * key_dims + 2 * 5)
+
+
+def test_blocks_have_no_more_offset_rows_than_the_ring():
+    rows = {
+        scope_size: [
+            blocks.rows
+            for blocks in cost_model.list_blocks(make_sizes(7, 20, scope_size))
+            if blocks.kind == "offset_rows"
+        ]
+        for scope_size in (3, None)
+    }
+    assert rows == {3: [1, 2, 3], None: [1, 2, 4, 7]}
 
 
 def test_lambdas_first_counts_all_pairs_and_the_application():
@@ -114,14 +132,16 @@ def test_small_maps_are_one_block_and_large_ones_go_row_by_row():
 @pytest.mark.parametrize(
     ("sizes", "kind", "gradient_kind"),
     [
-        (make_sizes(14, 256, batch=1), "query_rows", "query_rows"),
-        (make_sizes(28, 128, batch=1), "query_rows", "offset_rows"),
-        (make_sizes(28, 128, batch=2), "query_rows", "offset_rows"),
+        (make_sizes(7, 512, batch=1), "query_rows", "query_rows"),
+        (make_sizes(14, 256, batch=1), "query_rows", "offset_rows"),
+        (make_sizes(28, 128, batch=1), "offset_rows", "offset_rows"),
         (make_sizes(28, 128, batch=8), "query_rows", "query_rows"),
         (make_sizes(28, 128, 23, batch=8), "query_rows", "query_rows"),
-        (make_sizes(32, 512, batch=1), "query_rows", "offset_rows"),
+        (make_sizes(32, 512, batch=1), "offset_rows", "offset_rows"),
+        (make_sizes(32, 512, 7, batch=1), "offset_rows", "offset_rows"),
+        (make_sizes(32, 512, 23, batch=1), "offset_rows", "offset_rows"),
         (make_sizes(64, 256, batch=1), "offset_rows", "offset_rows"),
-        (make_sizes(64, 256, batch=2), "query_rows", "offset_rows"),
+        (make_sizes(64, 256, batch=4), "query_rows", "offset_rows"),
     ],
 )
 def test_blocks_are_what_was_measured_to_be_fastest(sizes, kind, gradient_kind):

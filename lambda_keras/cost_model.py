@@ -347,8 +347,7 @@ def _estimate_offset_rows(sizes, offset_rows, passes):
     moved = pairs * (heads * context * sizes.value_dim + queries * key_dim)
     moved += ring.blocks * rows * queries * sizes.value_dim
     return Cost(
-        multiply_adds=weights
-        * passes.count_products(key_dim, sizes.value_dim),
+        multiply_adds=weights * passes.count_products(key_dim, sizes.value_dim),
         bytes_moved=_FLOAT
         * (weights * passes.offset_weights + moved * passes.offset_values),
         peak_bytes=2 * weights // ring.blocks * _FLOAT,

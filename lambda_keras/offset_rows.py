@@ -32,6 +32,10 @@ from lambda_keras.offsets import index_pairs
 from lambda_keras.offsets import take_offsets
 from lambda_keras.scheduling import follow
 
+# The gradient makes the weights of a block twice, both at once if they are
+# fewer numbers than this, which is faster and needs more memory.
+_LARGE = 2**22
+
 
 class Ring(NamedTuple):
     """How the rows of a context pass by the rows of queries.
@@ -129,17 +133,17 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
     Returns:
         The three, each in the shape of what it is for.
     """
-    _, positions, shared, key_dim = queries.shape
+    _, positions, shared, _ = queries.shape
     ring = _make_ring(table, geometry, offset_rows)
-    columns = positions // ring.rows
     blocks = _to_blocks(table, geometry, ring)
     indices = _index_embeddings(geometry, ring)
     sides = _to_sides(queries, ring)
     channels = sides.shape[-1]
     context = _to_ring(values, geometry, ring)
-    upstream = ops.reshape(
-        upstream, (-1, ring.rows, columns * shared, upstream.shape[-1])
-    )
+    width = positions // ring.rows * shared
+    upstream = ops.reshape(upstream, (-1, ring.rows, width, upstream.shape[-1]))
+    weights_count = ring.rows * width * ring.offset_rows * context.shape[2]
+    is_large = (queries.shape[0] or 1) * weights_count >= _LARGE
 
     def add_block(block, state):
         context, by_context, by_queries, by_blocks = state
@@ -151,35 +155,25 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
         gradient = ops.matmul(ops.swapaxes(weights, 2, 3), upstream)
         by_context = by_context + _put_windows(gradient, context.shape, ring)
 
-        windows = _take_windows(context, ring)
+        # The weights are no longer needed when `by_context` is there.
+        ready = by_context if is_large else None
+        windows = _take_windows(context, ring, ready)
         weights = ops.matmul(upstream, ops.swapaxes(windows, 2, 3))
         weights = _to_columns(weights, shared, ring)
         gradient = ops.matmul(weights, embeddings)
         gradient = _put_queries(gradient, block, by_queries.shape, ring)
         by_queries = by_queries + gradient
         gradient = ops.matmul(ops.swapaxes(weights, 2, 3), block_queries)
-        gradient = ops.segment_sum(
-            ops.reshape(gradient, (-1, blocks.shape[-1])),
-            np.reshape(indices, (-1,)),
-            num_segments=blocks.shape[1],
-        )
-        by_blocks = ops.concatenate([by_blocks[1:], gradient[None]])
-        return (
-            _turn(context, ring),
-            _turn(by_context, ring),
-            by_queries,
-            by_blocks,
-        )
+        gradient = _put_embeddings(gradient, blocks.shape, indices)
+        by_blocks = ops.concatenate([by_blocks[1:], gradient])
+        context, by_context = _turn(context, ring), _turn(by_context, ring)
+        return context, by_context, by_queries, by_blocks
 
     by_queries = _to_columns_first(ops.zeros_like(queries), ring)
     state = context, ops.zeros_like(context), by_queries, ops.zeros_like(blocks)
     _, by_context, by_queries, by_blocks = _repeat(add_block, state, ring)
-    by_queries = ops.reshape(
-        by_queries, (columns, ring.rows, -1, shared * key_dim)
-    )
-    by_queries = ops.transpose(by_queries, (2, 1, 0, 3))
     return (
-        ops.reshape(by_queries, (-1, positions, shared, key_dim)),
+        _from_columns_first(by_queries, queries.shape, ring),
         _from_ring(by_context, values.shape, geometry, ring),
         _from_blocks(by_blocks, table.shape, geometry, ring),
     )
@@ -214,6 +208,15 @@ def _to_columns_first(queries, ring):
     queries = ops.reshape(queries, (-1, ring.rows, columns, shared * key_dim))
     queries = ops.transpose(queries, (2, 1, 0, 3))
     return ops.reshape(queries, (columns, ring.rows, -1, key_dim))
+
+
+def _from_columns_first(gradient, shape, ring):
+    """Is the transpose of `_to_columns_first`."""
+    columns = gradient.shape[0]
+    _, positions, shared, key_dim = shape
+    gradient = ops.reshape(gradient, (columns, ring.rows, -1, shared * key_dim))
+    gradient = ops.transpose(gradient, (2, 1, 0, 3))
+    return ops.reshape(gradient, (-1, positions, shared, key_dim))
 
 
 def _to_sides(queries, ring):
@@ -271,7 +274,7 @@ def _put_queries(gradient, block, shape, ring):
 def _to_blocks(table, geometry, ring):
     """Brings `(scope_1, ..., u, k)` to `(blocks, o offsets, u s k)`."""
     center = geometry.centers[0]
-    *_, intra_depth, key_dim = table.shape
+    intra_depth = table.shape[-2]
     count = ring.blocks * ring.offset_rows
     start = center + ring.first
     sides = [take_offsets(table, 0, start, start + count)]
@@ -314,8 +317,20 @@ def _index_embeddings(geometry, ring):
 
 def _take_embeddings(blocks, block, indices, channels):
     """Returns the embeddings of a block, `(c, o, c u, s k)`."""
-    embeddings = ops.take(blocks[block], indices, axis=0)
+    table = ops.take(blocks, block, axis=0)
+    embeddings = ops.take(table, indices, axis=0)
     return ops.reshape(embeddings, (*indices.shape[:2], -1, channels))
+
+
+def _put_embeddings(gradient, shape, indices):
+    """Is the transpose of `_take_embeddings`, as one block of the shape."""
+    _, offsets, depths = shape
+    gradient = ops.segment_sum(
+        ops.reshape(gradient, (-1, depths)),
+        np.reshape(indices, (-1,)),
+        num_segments=offsets,
+    )
+    return ops.reshape(gradient, (1, offsets, depths))
 
 
 def _to_ring(values, geometry, ring):
@@ -349,10 +364,17 @@ def _index_windows(ring):
     return places % ring.ring_rows
 
 
-def _take_windows(context, ring):
-    """Returns what each query row meets, `(b, rows, o c u, v)`."""
+def _take_windows(context, ring, ready=None):
+    """Returns what each query row meets, `(b, rows, o c u, v)`.
+
+    Args:
+        ready: a tensor to wait for.
+    """
     width = ring.offset_rows * context.shape[2]
-    windows = ops.take(context, _index_windows(ring), axis=1)
+    places = _index_windows(ring)
+    if ready is not None:
+        places = follow(ready, ops.convert_to_tensor(places))
+    windows = ops.take(context, places, axis=1)
     return ops.reshape(windows, (-1, ring.rows, width, context.shape[-1]))
 
 

@@ -301,13 +301,15 @@ def test_profile_refuses_what_it_cannot_record(values, message):
         _PROFILE.run(**values)
 
 
-# One image is taken in rows of offsets, four in rows of queries.
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_training_step_needs_less_than_the_embeddings_of_all_pairs(batch_size):
+# One image is taken in rows of offsets, four also in rows of queries.
+@pytest.mark.parametrize(("batch_size", "share"), [(1, 0.35), (4, 0.5)])
+def test_training_step_needs_less_than_the_embeddings_of_all_pairs(
+    batch_size, share
+):
     case = Case("64x64x256", "global", batch_size, "train")
     setting = workers.Setting(seconds=0.1)
     task = workers.Task("keras", cases.build_keras_contestant, ("ours", case))
     with workers.Launcher("keras", setting) as launcher:
         found = workers.measure({"ours": task}, {"keras": launcher}, setting)
     all_pairs = 4096 * 4096 * cases.KEY_DIM * 4
-    assert 0 < found["ours"].peak < 0.5 * all_pairs
+    assert 0 < found["ours"].peak < share * all_pairs

@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from lambda_keras import cost_model
+from lambda_keras.cost_model import Blocks
+from lambda_keras.cost_model import Plan
 from tests.layer_cases import LAYER_CASES
 from tests.test_layer_contract import all_cases
 from tests.test_layer_contract import predict
@@ -85,3 +88,13 @@ def test_tflite_takes_any_batch_size(tmp_path):
         np.testing.assert_allclose(
             outputs, predict(model, [inputs]), rtol=1e-4, atol=1e-4
         )
+
+
+def test_loop_over_blocks_is_compiled_and_exported(monkeypatch, tmp_path):
+    blocks = Blocks("offset_rows", 1)
+    plan = Plan("queries_first", blocks, blocks)
+    monkeypatch.setattr(cost_model, "choose_plan", lambda *_: plan)
+    case = LAYER_CASES["layer_image"]
+    test_compiled_by_xla_gives_the_same(case)
+    test_saved_model_gives_the_same(case, tmp_path)
+    test_tflite_gives_the_same(case)

@@ -34,7 +34,7 @@ from lambda_keras.scheduling import follow
 
 # The gradient makes the weights of a block twice, both at once if they are
 # fewer numbers than this, which is faster and needs more memory.
-_LARGE = 2**22
+_LARGE = 2**21
 
 
 class Ring(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from lambda_keras import LambdaLayer
 from lambda_keras import contraction
 from lambda_keras import cost_model
+from lambda_keras import offset_rows
 from lambda_keras import query_rows
 from lambda_keras.contraction import contract_position_lambdas
 from lambda_keras.cost_model import Blocks
@@ -193,6 +194,14 @@ def test_many_blocks_share_their_indices(monkeypatch):
     monkeypatch.setattr(query_rows, "_MOST_CONSTANTS", 0)
     blocks = BLOCKS["2_query_rows"]
     problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
+    problem.check(Plan("queries_first", blocks, blocks))
+
+
+@pytest.mark.parametrize("scope_size", [3, None])
+def test_large_blocks_of_offset_rows_match_loops(scope_size, monkeypatch):
+    monkeypatch.setattr(offset_rows, "_LARGE", 0)
+    blocks = BLOCKS["2_offset_rows"]
+    problem = Problem(GRIDS["image"], scope_size, **DEPTHS["grouped"])
     problem.check(Plan("queries_first", blocks, blocks))
 
 

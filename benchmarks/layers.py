@@ -87,6 +87,7 @@ def make_row(case: Case, name: str, measurement: Measurement) -> dict[str, Any]:
         "min_ms": 1000 * min(seconds) if seconds else None,
         "rounds": len(seconds),
         "peak_mib": measurement.peak / MIB if measurement.peak else None,
+        "library_mib": measurement.library / MIB if measurement.peak else None,
         "parameters": measurement.facts.get("parameters"),
         "note": measurement.error,
     }

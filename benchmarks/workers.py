@@ -67,12 +67,15 @@ class Measurement:
     Attributes:
         seconds: of each timed call.
         peak: bytes that the process needed beyond those of the framework.
+        library: those of them that are the framework's code, used for the
+            first time.
         facts: what `Task.build` returned.
         error: why there are no times, or empty.
     """
 
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak: int = 0
+    library: int = 0
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
 
@@ -124,7 +127,7 @@ class Worker:
         """Times one call."""
         reply = self._ask("time")
         if reply is not None:
-            seconds, self.measurement.peak = reply
+            seconds, self.measurement.peak, self.measurement.library = reply
             self.measurement.seconds.append(seconds)
 
     def needs_turn(self, setting: Setting) -> bool:
@@ -197,7 +200,7 @@ def _serve(connection, task, setting):
     try:
         _limit_resources(setting)
         frameworks.start(task.framework, setting.threads)
-        baseline = read_memory("VmRSS")
+        baseline, library = read_memory("VmRSS"), read_memory("RssFile")
         step, facts = task.build(*task.arguments)
         for _ in range(_WARM_UP_CALLS):
             last = _time(step)
@@ -207,7 +210,8 @@ def _serve(connection, task, setting):
             if last < _LONG_CALL:
                 step()
             last = _time(step)
-            connection.send((last, read_memory("VmHWM") - baseline))
+            peak = read_memory("VmHWM") - baseline
+            connection.send((last, peak, read_memory("RssFile") - library))
     except EOFError:
         return
     except Exception as error:
@@ -228,7 +232,15 @@ def _limit_resources(setting):
 
 
 def read_memory(field: str) -> int:
-    """Returns bytes of this process, `"VmRSS"` now or `"VmHWM"` at most."""
+    """Returns bytes of this process.
+
+    Args:
+        field: `"VmRSS"` for all now, `"VmHWM"` at most, `"RssFile"` for those
+            of files, such as libraries.
+
+    Raises:
+        ValueError: If there is no such field.
+    """
     with open("/proc/self/status") as status:
         for line in status:
             name, _, value = line.partition(":")

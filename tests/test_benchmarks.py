@@ -313,3 +313,4 @@ def test_training_step_needs_less_than_the_embeddings_of_all_pairs(
         found = workers.measure({"ours": task}, {"keras": launcher}, setting)
     all_pairs = 4096 * 4096 * cases.KEY_DIM * 4
     assert 0 < found["ours"].peak < share * all_pairs
+    assert 0 < found["ours"].library < 64 * workers.MIB

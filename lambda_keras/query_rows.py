@@ -20,7 +20,6 @@ from lambda_keras.offsets import find_bands
 from lambda_keras.offsets import index_pairs
 from lambda_keras.offsets import take_offsets
 from lambda_keras.scheduling import add_to_last
-from lambda_keras.scheduling import after
 from lambda_keras.scheduling import follow
 from lambda_keras.scheduling import slice_after
 
@@ -54,8 +53,9 @@ def contract(queries, values, table, geometry, block_rows):
     outputs = []
     for block, band in enumerate(layout.bands):
         # Two blocks at once: while one waits for memory, one computes.
-        ready = after(table, outputs[:-1])
-        embeddings = _take_embeddings(ready, band, layout, indices)
+        embeddings = _take_embeddings(
+            table, band, layout, indices, outputs[:-1]
+        )
         weights = ops.matmul(queries[block], ops.swapaxes(embeddings, 1, 2))
         weights = _to_examples(weights, shared)
         outputs.append(ops.matmul(weights, _take_values(values, band, layout)))
@@ -190,8 +190,7 @@ def _differentiate_blocks(queries, values, table, upstream, layout):
     size = queries.shape[1] * layout.shared
     for block, band in enumerate(layout.bands):
         block_queries = queries[block]
-        ready = after(table, by_table)
-        embeddings = _take_embeddings(ready, band, layout, indices)
+        embeddings = _take_embeddings(table, band, layout, indices, by_table)
         block_values = _take_values(values, band, layout, by_values)
         start = block * size
         block_upstream = slice_after(
@@ -213,11 +212,12 @@ def _differentiate_blocks(queries, values, table, upstream, layout):
     return by_queries, by_values[-1], by_table[-1]
 
 
-def _take_embeddings(table, band, layout, indices):
+def _take_embeddings(table, band, layout, indices, outputs):
     """Returns the embeddings of a band, `(n, m u, k)`."""
     *_, intra_depth, key_dim = table.shape
     indices = indices[band.count]
-    table = table[band.offset : band.offset + layout.count_table_rows(band)]
+    stop = band.offset + layout.count_table_rows(band)
+    table = slice_after(table, 0, band.offset, stop, outputs)
     table = ops.reshape(table, (-1, intra_depth * key_dim))
     embeddings = ops.take(table, indices, axis=0)
     return ops.reshape(embeddings, (indices.shape[0], -1, key_dim))

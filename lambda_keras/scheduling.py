@@ -8,16 +8,6 @@ import numpy as np
 from keras import ops
 
 
-def after(tensor, outputs):
-    """Returns the tensor, which is not there before the last of the outputs.
-
-    Args:
-        tensor: tensor of any shape.
-        outputs: sequence of tensors, which may be empty.
-    """
-    return follow(outputs[-1], tensor) if outputs else tensor
-
-
 def follow(first, tensor):
     """Returns the tensor, which is not there before the first one is."""
     return ops.where(_wait_for(first), ops.cast(0, tensor.dtype), tensor)

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 from lambda_keras.offset_rows import make_ring
+from lambda_keras.offsets import Geometry
 from lambda_keras.offsets import Strides
 from lambda_keras.offsets import find_bands
 
@@ -356,13 +357,10 @@ def _estimate_offset_rows(sizes, offset_rows, passes):
 
 
 def _make_ring(sizes, offset_rows):
-    return make_ring(
-        sizes.scopes[0],
-        sizes.centers[0],
-        sizes.query_grid[0],
-        sizes.context_grid[0],
-        offset_rows,
+    geometry = Geometry(
+        sizes.query_grid, sizes.context_grid, sizes.centers, sizes.strides
     )
+    return make_ring(sizes.scopes[0], geometry, offset_rows)
 
 
 def _estimate_lambdas_first(sizes):

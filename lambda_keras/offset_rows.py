@@ -58,19 +58,19 @@ class Ring(NamedTuple):
     sides: int
 
 
-def make_ring(scope, center, rows, context_rows, offset_rows):
+def make_ring(scope, geometry, offset_rows):
     """Lays out the rows of offsets between two grids.
 
     Args:
         scope: number of the table's rows of offsets.
-        center: index of the offset 0 among them.
-        rows: rows of the query grid.
-        context_rows: rows of the context's grid.
+        geometry: a `Geometry` without strides.
         offset_rows: rows of offsets to take at once.
 
     Returns:
         A `Ring`, with fewer rows of offsets at once if there are not so many.
     """
+    center = geometry.centers[0]
+    rows, context_rows = geometry.query_grid[0], geometry.context_grid[0]
     first = max(-center, 1 - rows)
     offsets = min(scope - center, context_rows) - first
     most = max(rows, context_rows)
@@ -100,7 +100,7 @@ def contract(queries, values, table, geometry, offset_rows):
     """
     _, positions, shared, _ = queries.shape
     value_dim = values.shape[-1]
-    ring = _make_ring(table, geometry, offset_rows)
+    ring = make_ring(table.shape[0], geometry, offset_rows)
     table = _to_blocks(table, geometry, ring)
     indices = _index_embeddings(geometry, ring)
     queries = _to_sides(queries, ring)
@@ -134,7 +134,7 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
         The three, each in the shape of what it is for.
     """
     _, positions, shared, _ = queries.shape
-    ring = _make_ring(table, geometry, offset_rows)
+    ring = make_ring(table.shape[0], geometry, offset_rows)
     blocks = _to_blocks(table, geometry, ring)
     indices = _index_embeddings(geometry, ring)
     sides = _to_sides(queries, ring)
@@ -176,16 +176,6 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
         _from_columns_first(by_queries, queries.shape, ring),
         _from_ring(by_context, values.shape, geometry, ring),
         _from_blocks(by_blocks, table.shape, geometry, ring),
-    )
-
-
-def _make_ring(table, geometry, offset_rows):
-    return make_ring(
-        table.shape[0],
-        geometry.centers[0],
-        geometry.query_grid[0],
-        geometry.context_grid[0],
-        offset_rows,
     )
 
 

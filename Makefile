@@ -13,9 +13,9 @@ test: lint
 
 # The layers on the other backends of Keras, without TensorFlow.
 BACKENDS := jax torch
-LAYER_TESTS := $(addprefix tests/test_, attention.py contraction.py \
-    cost_model.py lambda_layers.py lambda_variants.py layer_contract.py \
-    resizing.py)
+LAYER_TESTS := $(addprefix tests/lambda_keras/, attention/test_attention.py \
+    contraction test_lambda_layers.py test_lambda_variants.py \
+    test_layer_contract.py test_resizing.py)
 
 test-backends: .venv-backends/ready
 	for backend in $(BACKENDS); do \
@@ -25,8 +25,8 @@ test-backends: .venv-backends/ready
 
 # Against the networks of timm, in PyTorch.
 test-peers: .venv-peers/ready
-	.venv-peers/bin/python -m pytest tests/test_timm_weights.py \
-	    tests/test_convert_weights.py
+	.venv-peers/bin/python -m pytest tests/lambda_keras/networks/test_torch_weights.py \
+	    tests/export/test_convert_weights.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

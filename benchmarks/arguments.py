@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable
 
-from trainers.errors import UserError
+from trainers.program import UserError
 
 _PEER_MODULES = ("torch", "timm", "lambda_networks")
 

@@ -38,9 +38,9 @@ import lambda_keras
 from benchmarks import workers
 from benchmarks.arguments import check_names
 from export import exporter
-from export.classifier import Classifier
-from trainers.errors import UserError
-from trainers.preprocessing import prepare_image
+from export.trained_classifier import Classifier
+from trainers.data.preprocessing import prepare_image
+from trainers.program import UserError
 
 _NETWORKS = flags.DEFINE_list(
     "networks", list(lambda_keras.NETWORKS), "Names of those to check."

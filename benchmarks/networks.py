@@ -33,7 +33,7 @@ from benchmarks.workers import Launcher
 from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
 from benchmarks.workers import measure
-from trainers.errors import UserError
+from trainers.program import UserError
 
 _MODELS = flags.DEFINE_list(
     "models",

@@ -30,7 +30,7 @@ from benchmarks import reports
 from benchmarks.arguments import check_names
 from benchmarks.cases import Case
 from benchmarks.workers import Measurement
-from trainers.errors import UserError
+from trainers.program import UserError
 
 _LAYER = flags.DEFINE_string(
     "layer", None, f"A layer's inputs, one of {','.join(cases.SHAPES)}."

@@ -39,7 +39,7 @@ def write_scans(folder: pathlib.Path) -> list[str]:
     """
     import tensorflow as tf
 
-    from trainers.datasets import open_dataset
+    from trainers.data.datasets import open_dataset
 
     folder.mkdir()
     paths = []

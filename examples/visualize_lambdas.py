@@ -23,13 +23,13 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
-from export.classifier import Classifier
-from export.classifier import load_classifier
+from export.trained_classifier import Classifier
+from export.trained_classifier import load_classifier
 from lambda_keras import visualize
-from trainers.datasets import open_dataset
-from trainers.errors import UserError
-from trainers.preprocessing import decode_image
-from trainers.preprocessing import prepare_image
+from trainers.data.datasets import open_dataset
+from trainers.data.preprocessing import decode_image
+from trainers.data.preprocessing import prepare_image
+from trainers.program import UserError
 
 _MODEL = flags.DEFINE_string(
     "model", None, "The .keras file of a trained classifier. Required."

@@ -22,10 +22,10 @@ from absl import app
 from absl import flags
 
 import lambda_keras
-from export import timm_peer
-from lambda_keras import imagenet
-from lambda_keras import timm_weights
-from trainers.errors import UserError
+from export import timm_networks
+from lambda_keras.networks import imagenet
+from lambda_keras.networks import torch_weights
+from trainers.program import UserError
 
 _NETWORK = flags.DEFINE_string(
     "network", None, "Name in lambda_keras.NETWORKS. Required."
@@ -103,7 +103,7 @@ def check_against_timm(
     """
     images = lambda_keras.preprocess_input(pixels)
     try:
-        expected = timm_peer.compute_timm_logits(name, state, images)
+        expected = timm_networks.compute_timm_logits(name, state, images)
     except ImportError as error:
         return f"not compared, because timm cannot be imported ({error})"
     if expected is None:
@@ -120,7 +120,7 @@ def check_against_timm(
 
 def describe(state: dict, model: keras.Model) -> str:
     """Returns what a conversion read and used, in lines."""
-    tensors = timm_weights.list_tensors(model)
+    tensors = torch_weights.list_tensors(model)
     numbers = sum(int(np.prod(tensor.shape)) for tensor in tensors.values())
     return (
         f"Tensors read: {len(state)}, of which {len(state) - len(tensors)} "
@@ -147,7 +147,7 @@ def convert(name: str, weights: str, path: pathlib.Path, image_size: int):
         UserError: If the checkpoint does not fit or timm says otherwise.
     """
     try:
-        state = timm_weights.read_checkpoint(weights)
+        state = torch_weights.read_checkpoint(weights)
         network = lambda_keras.build_network(
             name,
             (image_size, image_size, 3),

@@ -18,12 +18,12 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from export.classifier import load_classifier
 from export.exporter import VerificationError
 from export.exporter import check_export_dir
 from export.exporter import export_classifier
 from export.exporter import format_table
-from trainers.errors import UserError
+from export.trained_classifier import load_classifier
+from trainers.program import UserError
 
 _MODEL = flags.DEFINE_string(
     "model", None, "The .keras file to export. Required."

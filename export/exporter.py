@@ -11,11 +11,11 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from export.classifier import Classifier
-from export.saved_model import write_saved_model
-from export.tflite import write_tflite
-from trainers.errors import UserError
-from trainers.preprocessing import prepare_image
+from export.formats.saved_model import write_saved_model
+from export.formats.tflite import write_tflite
+from export.trained_classifier import Classifier
+from trainers.data.preprocessing import prepare_image
+from trainers.program import UserError
 
 _FILES = {"saved_model", "model.tflite", "verification.json"}
 

@@ -8,17 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from lambda_keras import contraction
-from lambda_keras import cost_model
+from lambda_keras import content
 from lambda_keras import functional
-from lambda_keras import offsets
-from lambda_keras import running_sums
 from lambda_keras.checks import check_choice
 from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
-from lambda_keras.cost_model import ORDERS
+from lambda_keras.contraction import cost_model
+from lambda_keras.contraction import offsets
+from lambda_keras.contraction import orders
+from lambda_keras.contraction.cost_model import ORDERS
 from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import find_affine
 from lambda_keras.normalization import has_affine
@@ -250,18 +250,18 @@ class BaseLambda(keras.layers.Layer):
         visibility = Visibility(None, None, use_causal_mask)
         queries = self._project_queries(inputs, None, False)
         keys, values = self._project_context(context, None, False)
-        content = positions = None
+        content_weights = position_weights = None
         if self.use_content:
-            content = self._order_weights(
+            content_weights = self._order_weights(
                 self._compute_content_weights(queries, keys, visibility)
             )
         if self.use_position:
-            positions = self._order_weights(
+            position_weights = self._order_weights(
                 self._compute_position_weights(
                     queries, values, self._read_table(use_causal_mask)
                 )
             )
-        return content, positions
+        return content_weights, position_weights
 
     def get_initial_state(self, batch_size=1):
         """Returns the state before the first step of a sequence.
@@ -526,7 +526,7 @@ class BaseLambda(keras.layers.Layer):
         reach = self.content_reach()
         padding = visibility.padding
         if reach is None:
-            return running_sums.apply_causal_content(
+            return content.apply_causal_content(
                 *map(flatten_grid, (queries, keys, values)),
                 self.key_normalization,
                 padding,
@@ -534,16 +534,14 @@ class BaseLambda(keras.layers.Layer):
         grid = values.shape[1:-3]
         if padding is not None:
             padding = ops.reshape(padding, (-1, *grid))
-        sums = running_sums.start_sums(
-            keys, values, self.key_normalization, padding
-        )
+        sums = content.start_sums(keys, values, self.key_normalization, padding)
         after = 0 if visibility.causal else reach
         for axis in range(1, 1 + len(grid)):
-            sums = running_sums.slide_sums(sums, axis, reach, after)
-        lambdas = running_sums.finish_sums(
+            sums = content.slide_sums(sums, axis, reach, after)
+        lambdas = content.finish_sums(
             sums, self.key_normalization, keys.shape[-3:]
         )
-        return running_sums.apply_lambdas(flatten_grid(queries), lambdas)
+        return content.apply_lambdas(flatten_grid(queries), lambdas)
 
     def _compute_content_weights(self, queries, keys, visibility):
         visible = offsets.find_visible(
@@ -581,7 +579,7 @@ class BaseLambda(keras.layers.Layer):
     def _compute_position_weights(self, queries, values, table):
         query_grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
         self.check_grids(query_grid, context_grid, in_pairs=True)
-        embeddings = contraction.expand_pairs(
+        embeddings = orders.expand_pairs(
             table,
             query_grid,
             context_grid,
@@ -609,7 +607,7 @@ class BaseLambda(keras.layers.Layer):
             queries, values, table, centers, self._strides
         )
         plan = cost_model.choose_plan(sizes, self.contraction_order)
-        return contraction.contract_position_lambdas(
+        return orders.contract_position_lambdas(
             queries, values, table, centers, self._strides, plan
         )
 
@@ -631,9 +629,9 @@ class BaseLambda(keras.layers.Layer):
             return sums, functional.compute_content_lambda(
                 past_keys, past_values, self.key_normalization
             )
-        here = running_sums.start_sums(keys, values, self.key_normalization)
-        sums = running_sums.merge_sums(running_sums.RunningSums(*sums), here)
-        lambdas = running_sums.finish_sums(
+        here = content.start_sums(keys, values, self.key_normalization)
+        sums = content.merge_sums(content.RunningSums(*sums), here)
+        lambdas = content.finish_sums(
             sums, self.key_normalization, keys.shape[-3:]
         )
         return sums, lambdas[:, 0]

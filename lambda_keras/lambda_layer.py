@@ -2,8 +2,8 @@
 
 import keras
 
-from lambda_keras import offsets
 from lambda_keras.base_lambda import BaseLambda
+from lambda_keras.contraction import offsets
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")

@@ -11,6 +11,8 @@ import pytest
 
 import lambda_keras
 
+pytest.register_assert_rewrite("tests.support")
+
 CLASS_NAMES = [f"class {letter}" for letter in "abcdefghij"]
 
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from trainers.errors import UserError
+from trainers.program import UserError
 
 STATE_FILE = "train_state.npz"
 BEST_FILE = "best.keras"

@@ -10,11 +10,11 @@ import tensorflow as tf
 # Registers the layers, so that saved models load.
 import lambda_keras  # noqa: F401
 from trainers import checkpointing
-from trainers import input_pipeline
 from trainers import plots
 from trainers import run_folder
-from trainers.datasets import ImageDataset
-from trainers.errors import UserError
+from trainers.data import input_pipeline
+from trainers.data.datasets import ImageDataset
+from trainers.program import UserError
 
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 

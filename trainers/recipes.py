@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainers import augmentation
+from trainers.data import augmentation
 
 
 @dataclasses.dataclass(frozen=True)

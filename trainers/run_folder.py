@@ -8,7 +8,7 @@ from collections.abc import Collection
 from collections.abc import Mapping
 
 from trainers import checkpointing
-from trainers.errors import UserError
+from trainers.program import UserError
 
 FLAGS_FILE = "flags.json"
 METADATA_FILE = "metadata.json"

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from trainers.errors import UserError
+from trainers.program import UserError
 from trainers.recipes import Recipe
 from trainers.recipes import get_recipe
 

@@ -5,7 +5,7 @@ import urllib.parse
 
 import tensorflow as tf
 
-from trainers.errors import UserError
+from trainers.program import UserError
 
 _PROBE_SECONDS = 5
 

@@ -30,13 +30,13 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
-from trainers import datasets
 from trainers import evaluation
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
-from trainers.errors import UserError
+from trainers.data import datasets
+from trainers.program import UserError
 
 # Data.
 _DATASET = flags.DEFINE_string(

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from trainers import checkpointing
 from trainers import classifier
-from trainers import input_pipeline
 from trainers import plots
 from trainers import run_folder
-from trainers.datasets import ImageDataset
-from trainers.datasets import check_files
-from trainers.errors import UserError
+from trainers.data import input_pipeline
+from trainers.data.datasets import ImageDataset
+from trainers.data.datasets import check_files
+from trainers.program import UserError
 from trainers.recipes import Recipe
 
 CURVES_FILE = "training_curves.png"

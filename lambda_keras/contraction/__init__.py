@@ -1,0 +1,1 @@
+"""Position lambdas, in the order of contraction that is the cheapest."""

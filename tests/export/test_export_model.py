@@ -1,0 +1,301 @@
+import json
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import lambda_keras
+from export import exporter
+from export.formats.tflite import list_operators
+from export.trained_classifier import convert_to_float32
+from export.trained_classifier import end_in_softmax
+from export.trained_classifier import load_classifier
+from tests.conftest import CLASS_NAMES
+from trainers.data.preprocessing import decode_image
+from trainers.data.preprocessing import prepare_image
+from trainers.program import UserError
+
+CROP_FRACTION = 0.875
+# Of probabilities. Sums in another order differ by some 2e-6 here.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def keras_model(model_dir):
+    return keras.saving.load_model(model_dir / "best.keras")
+
+
+@pytest.fixture(scope="module")
+def saved_model(export_dir):
+    return tf.saved_model.load(str(export_dir / "saved_model"))
+
+
+def make_image(height, width, seed=0):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (height, width, 1), dtype=np.uint8)
+
+
+def compute_expected(keras_model, images):
+    prepared = [prepare_image(image, 16, CROP_FRACTION) for image in images]
+    return keras.ops.softmax(keras_model(np.stack(prepared))).numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    "size", [(16, 16), (23, 41), (11, 7)], ids=["same", "wide", "small"]
+)
+def test_saved_model_of_images_equals_keras(
+    saved_model, keras_model, batch_size, size
+):
+    images = [make_image(*size, seed) for seed in range(batch_size)]
+    outputs = saved_model.signatures["serving_default"](
+        tf.constant(np.stack(images), tf.float32)
+    )
+    np.testing.assert_allclose(
+        outputs["probabilities"],
+        compute_expected(keras_model, images),
+        atol=TOLERANCE,
+    )
+
+
+def test_saved_model_of_files_prepares_each_size_as_in_evaluation(
+    saved_model, keras_model
+):
+    images = [make_image(29, 17), make_image(16, 16), make_image(20, 53)]
+    files = [
+        tf.io.encode_png(images[0]),
+        tf.io.encode_jpeg(images[1]),
+        tf.io.encode_png(images[2]),
+    ]
+    outputs = saved_model.signatures["image_bytes"](tf.stack(files))
+    decoded = [decode_image(contents, channels=1) for contents in files]
+    np.testing.assert_allclose(
+        outputs["probabilities"],
+        compute_expected(keras_model, decoded),
+        atol=TOLERANCE,
+    )
+
+
+def test_saved_model_carries_what_describes_it(export_dir):
+    path = export_dir / "saved_model" / "assets" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    assert metadata.pop("preprocessing")
+    assert metadata == {
+        "class_names": CLASS_NAMES,
+        "image_size": 16,
+        "channels": 1,
+        "crop_fraction": CROP_FRACTION,
+    }
+
+
+def test_tflite_equals_keras(export_dir, keras_model):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(export_dir / "model.tflite"))
+    classify = interpreter.get_signature_runner()
+    (input_name,) = classify.get_input_details()
+    images = [make_image(16, 16, seed).astype("float32") for seed in range(3)]
+    outputs = [
+        next(iter(classify(**{input_name: image[None]}).values()))[0]
+        for image in images
+    ]
+    expected = keras.ops.softmax(keras_model(np.stack(images)))
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE)
+
+
+def test_tflite_needs_built_in_operators_only(export_dir):
+    operators = list_operators((export_dir / "model.tflite").read_bytes())
+    assert {"CONV_2D", "BATCH_MATMUL", "SOFTMAX"} <= set(operators)
+    assert not [name for name in operators if name.startswith("CUSTOM")]
+
+
+def test_list_operators_names_those_not_built_in():
+    invert = tf.function(
+        tf.linalg.inv, input_signature=[tf.TensorSpec((3, 3), tf.float32)]
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [invert.get_concrete_function()], invert
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.SELECT_TF_OPS]
+    assert "CUSTOM:FlexMatrixInverse" in list_operators(converter.convert())
+
+
+def test_tflite_carries_what_describes_it(export_dir):
+    with zipfile.ZipFile(export_dir / "model.tflite") as archive:
+        metadata = json.loads(archive.read("metadata.json"))
+    assert metadata["class_names"] == CLASS_NAMES
+    assert metadata["image_size"] == 16
+
+
+def test_export_records_small_differences_from_keras(export_dir):
+    report = json.loads((export_dir / "verification.json").read_text())
+    assert list(report) == [
+        "saved_model, images",
+        "saved_model, image_bytes",
+        "model.tflite",
+    ]
+    for row in report.values():
+        assert row["max_difference"] < 1e-4
+        assert row["top1_agreement"] == 1
+
+
+def test_export_leaves_no_other_files(export_dir):
+    assert sorted(p.name for p in export_dir.parent.iterdir()) == [
+        "best.keras",
+        "export",
+        "metadata.json",
+    ]
+
+
+@pytest.fixture
+def copied_export(export_dir, tmp_path, monkeypatch):
+    """An earlier export, and writers that write what it holds in no time."""
+    monkeypatch.setattr(
+        exporter,
+        "write_saved_model",
+        lambda _, folder: shutil.copytree(export_dir / "saved_model", folder),
+    )
+    monkeypatch.setattr(
+        exporter,
+        "write_tflite",
+        lambda _, path: shutil.copy(export_dir / "model.tflite", path),
+    )
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.tflite").write_text("the earlier one")
+    return tmp_path / "export"
+
+
+def test_failed_verification_keeps_the_earlier_export(
+    copied_export, model_dir, monkeypatch
+):
+    def compute_wrong(classifier, images):
+        return np.full((len(images), 10), 0.1, "float32")
+
+    monkeypatch.setattr(exporter, "compute_expected", compute_wrong)
+    with pytest.raises(exporter.VerificationError, match=r"within 0\.0001"):
+        exporter.export_classifier(
+            load_classifier(model_dir / "best.keras"), copied_export
+        )
+    assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
+    assert [p.name for p in copied_export.iterdir()] == ["model.tflite"]
+    text = (copied_export / "model.tflite").read_text()
+    assert text == "the earlier one"
+
+
+def test_verified_export_replaces_the_earlier_one(
+    copied_export, model_dir, monkeypatch
+):
+    monkeypatch.setattr(exporter, "_verify", lambda classifier, folder: None)
+    exporter.export_classifier(
+        load_classifier(model_dir / "best.keras"), copied_export
+    )
+    assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
+    assert zipfile.is_zipfile(copied_export / "model.tflite")
+
+
+def test_folder_with_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"holds thesis\.tex"):
+        exporter.check_export_dir(tmp_path)
+
+
+def test_softmax_is_appended_to_logits():
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    images = np.random.default_rng(0).uniform(0, 255, (5, 4, 4, 1))
+    np.testing.assert_allclose(
+        end_in_softmax(model)(images),
+        keras.ops.softmax(model(images)),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_softmax_is_not_applied_twice(nested):
+    model = lambda_keras.build_lambda_resnet(
+        26, (16, 16, 1), 10, width_multiplier=1 / 16, stem_strides=1
+    )
+    if nested:
+        inputs = keras.Input((16, 16, 1))
+        model = keras.Model(inputs, model(inputs / 255))
+    assert end_in_softmax(model) is model
+
+
+def test_half_precision_model_is_rebuilt_in_float32_with_its_weights():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((6, 6, 3))
+        x = lambda_keras.LambdaConv(8, scope_size=3)(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        inner = keras.Model(inputs, keras.layers.Dense(5)(x))
+        outer_inputs = keras.Input((6, 6, 3))
+        x = keras.layers.Rescaling(1 / 255)(outer_inputs)
+        mixed = keras.Model(outer_inputs, inner(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    converted = convert_to_float32(mixed)
+
+    assert mixed.outputs[0].dtype == "bfloat16"
+    assert converted.outputs[0].dtype == "float32"
+    layers = converted._flatten_layers()
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    for old, new in zip(mixed.weights, converted.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 6, 6, 3))
+    np.testing.assert_allclose(
+        converted(images), keras.ops.cast(mixed(images), "float32"), atol=0.05
+    )
+
+
+def test_float32_model_is_kept(keras_model):
+    assert convert_to_float32(keras_model) is keras_model
+
+
+def test_missing_model_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"Received: .*absent\.keras"):
+        load_classifier(tmp_path / "absent.keras")
+
+
+def test_damaged_model_is_named(tmp_path, model_dir):
+    damaged = tmp_path / "best.keras"
+    damaged.write_bytes((model_dir / "best.keras").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cut off: .*best\.keras"):
+        load_classifier(damaged)
+
+
+@pytest.fixture
+def linear_model_path(tmp_path):
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(inputs)
+    keras.Model(inputs, keras.layers.Dense(2)(x)).save(tmp_path / "last.keras")
+    return tmp_path / "last.keras"
+
+
+def test_classes_without_metadata_are_numbered(linear_model_path, capsys):
+    classifier = load_classifier(linear_model_path)
+    assert classifier.class_names == ["0", "1"]
+    assert classifier.crop_fraction == 1
+    assert "the classes are called 0 to 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("{", "must hold class_names and crop_fraction"),
+        ('{"class_names": ["a", "b"]}', r"KeyError\('crop_fraction'\)"),
+        (
+            '{"class_names": ["a", "b", "c"], "crop_fraction": 1}',
+            "3 names for 2 classes",
+        ),
+        ('{"class_names": ["a", "b"], "crop_fraction": 0}', "above 0"),
+    ],
+    ids=["not JSON", "no crop", "too many names", "empty crop"],
+)
+def test_unfit_metadata_is_named(linear_model_path, metadata, message):
+    linear_model_path.with_name("metadata.json").write_text(metadata)
+    with pytest.raises(UserError, match=message):
+        load_classifier(linear_model_path)

@@ -1,0 +1,217 @@
+"""Every order of contraction equals loops over the definition."""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from lambda_keras import LambdaLayer
+from lambda_keras.contraction import cost_model
+from lambda_keras.contraction import offset_rows
+from lambda_keras.contraction import orders
+from lambda_keras.contraction import query_rows
+from lambda_keras.contraction.cost_model import Blocks
+from lambda_keras.contraction.cost_model import Plan
+from lambda_keras.contraction.offsets import Strides
+from lambda_keras.contraction.orders import contract_position_lambdas
+from tests.support import gradients
+
+BATCH, KEY_DIM, VALUE_DIM = 2, 3, 5
+
+# Grids of queries and context, and the steps that bring them together.
+GRIDS = {
+    "sequence": ((19,), (19,), Strides()),
+    "image": ((7, 5), (7, 5), Strides()),
+    "volume": ((3, 5, 2), (3, 5, 2), Strides()),
+    "larger_context": ((5, 3), (7, 4), Strides()),
+    "smaller_context": ((7, 4), (5, 3), Strides()),
+    "coarse_context": ((6, 4), (3, 2), Strides(1, 2)),
+    "fine_context": ((3, 2), (9, 6), Strides(3, 1)),
+    "coarse_sequence": ((15,), (5,), Strides(1, 3)),
+}
+DEPTHS = {
+    "multi_query": dict(groups=1, shared=2, intra_depth=1),
+    "grouped": dict(groups=3, shared=2, intra_depth=2),
+}
+BLOCKS = {
+    "1_query_row": Blocks("query_rows", 1),
+    "2_query_rows": Blocks("query_rows", 2),
+    "4_query_rows": Blocks("query_rows", 4),
+    "1_offset_row": Blocks("offset_rows", 1),
+    "2_offset_rows": Blocks("offset_rows", 2),
+    "9_offset_rows": Blocks("offset_rows", 9),
+}
+
+
+def list_grids_with_blocks():
+    """Lists the names of grids and of the blocks that they allow."""
+    return [
+        (grids, blocks)
+        for (grids, ((rows, *_), _, strides)), (blocks, (kind, count)) in (
+            itertools.product(GRIDS.items(), BLOCKS.items())
+        )
+        if (count <= rows if kind == "query_rows" else strides == Strides())
+    ]
+
+
+class Problem:
+    """Random tensors, and what they contract to by loops."""
+
+    def __init__(self, grids, scope_size, groups, shared, intra_depth):
+        self.grid, self.context_grid, self.strides = grids
+        if scope_size is None:
+            self.centers = [
+                (size - 1) * self.strides.query for size in self.grid
+            ]
+            after = [
+                (size - 1) * self.strides.context for size in self.context_grid
+            ]
+            scopes = [
+                center + 1 + reach
+                for center, reach in zip(self.centers, after, strict=True)
+            ]
+        else:
+            scopes = [scope_size] * len(self.grid)
+            self.centers = [scope_size // 2] * len(self.grid)
+        normal = np.random.default_rng(3).normal
+        self.queries = normal(
+            size=(BATCH, *self.grid, groups, shared, KEY_DIM)
+        ).astype("float32")
+        self.values = normal(
+            size=(BATCH, *self.context_grid, groups, intra_depth, VALUE_DIM)
+        ).astype("float32")
+        self.table = normal(
+            size=(*scopes, groups, intra_depth, KEY_DIM)
+        ).astype("float32")
+        self.upstream = normal(
+            size=(BATCH, math.prod(self.grid), groups, shared, VALUE_DIM)
+        ).astype("float32")
+
+    def tensors(self):
+        return self.queries, self.values, self.table
+
+    def loop(self):
+        """Returns the outputs and the gradients of the three tensors."""
+        queries, values, table = self.tensors()
+        upstream = self.upstream.reshape(*queries.shape[:-1], VALUE_DIM)
+        outputs = np.zeros(upstream.shape)
+        by_queries, by_values, by_table = map(np.zeros_like, self.tensors())
+        for n in np.ndindex(*self.grid):
+            for m in np.ndindex(*self.context_grid):
+                offset = tuple(
+                    center
+                    + there * self.strides.context
+                    - here * self.strides.query
+                    for center, here, there in zip(
+                        self.centers, n, m, strict=True
+                    )
+                )
+                if not all(
+                    0 <= index < size
+                    for index, size in zip(offset, table.shape, strict=False)
+                ):
+                    continue
+                here, there = (slice(None), *n), (slice(None), *m)
+                q, v, e = queries[here], values[there], table[offset]
+                dy = upstream[here]
+                outputs[here] += np.einsum("bgjk,guk,bguv->bgjv", q, e, v)
+                by_queries[here] += np.einsum("bgjv,guk,bguv->bgjk", dy, e, v)
+                by_values[there] += np.einsum("bgjv,bgjk,guk->bguv", dy, q, e)
+                by_table[offset] += np.einsum("bgjv,bgjk,bguv->guk", dy, q, v)
+        outputs = outputs.reshape(self.upstream.shape)
+        return outputs, by_queries, by_values, by_table
+
+    def check(self, plan):
+        def contract(queries, values, table):
+            return contract_position_lambdas(
+                queries, values, table, self.centers, self.strides, plan
+            )
+
+        results = gradients.compute(contract, self.tensors(), self.upstream)
+        names = ("outputs", "queries", "values", "table")
+        for name, result, expected in zip(
+            names, results, self.loop(), strict=True
+        ):
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(
+                result, expected, rtol=0, atol=1e-5 * scale, err_msg=name
+            )
+
+
+all_depths = pytest.mark.parametrize("depths", DEPTHS.values(), ids=DEPTHS)
+
+
+@pytest.mark.parametrize("scope_size", [1, 3, 5, 11, None])
+@pytest.mark.parametrize(("grids", "blocks"), list_grids_with_blocks())
+@all_depths
+def test_queries_first_match_loops(grids, depths, blocks, scope_size):
+    plan = Plan("queries_first", BLOCKS[blocks], BLOCKS[blocks])
+    Problem(GRIDS[grids], scope_size, **depths).check(plan)
+
+
+@pytest.mark.parametrize("kinds", ["query offset", "offset query"])
+def test_outputs_and_gradient_have_blocks_of_their_own(kinds):
+    blocks = [Blocks(f"{kind}_rows", 2) for kind in kinds.split()]
+    problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
+    problem.check(Plan("queries_first", *blocks))
+
+
+def train(plan, monkeypatch):
+    """Trains a layer whose batch size is unknown, and returns its weights."""
+    monkeypatch.setattr(cost_model, "choose_plan", lambda *_: plan)
+    layer = LambdaLayer(6, num_heads=2, key_dim=3)
+    model = keras.Sequential([keras.Input((7, 5, 4)), layer])
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [random.uniform(0.1, 1, w.shape) for w in model.get_weights()]
+    )
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+    images, labels = random.normal(size=(2, 3, 7, 5, 6))
+    # Two batches, of which the last is smaller.
+    model.fit(images[..., :4], labels, batch_size=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("kind", ["query_rows", "offset_rows"])
+def test_batch_size_may_be_unknown(kind, monkeypatch):
+    blocks = Blocks(kind, 3)
+    trained = train(Plan("queries_first", blocks, blocks), monkeypatch)
+    expected = train(Plan("lambdas_first"), monkeypatch)
+    for weight, other in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope_size", [1, 3, 5, None])
+@pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
+@all_depths
+def test_lambdas_first_match_loops(grids, depths, scope_size):
+    Problem(grids, scope_size, **depths).check(Plan("lambdas_first"))
+
+
+def test_many_blocks_share_their_indices(monkeypatch):
+    monkeypatch.setattr(query_rows, "_MOST_CONSTANTS", 0)
+    blocks = BLOCKS["2_query_rows"]
+    problem = Problem(GRIDS["image"], 5, **DEPTHS["grouped"])
+    problem.check(Plan("queries_first", blocks, blocks))
+
+
+@pytest.mark.parametrize("scope_size", [3, None])
+def test_large_blocks_of_offset_rows_match_loops(scope_size, monkeypatch):
+    monkeypatch.setattr(offset_rows, "_LARGE", 0)
+    blocks = BLOCKS["2_offset_rows"]
+    problem = Problem(GRIDS["image"], scope_size, **DEPTHS["grouped"])
+    problem.check(Plan("queries_first", blocks, blocks))
+
+
+@pytest.mark.parametrize("widest_native_kernel", [0, 99])
+@pytest.mark.parametrize("scope_size", [1, 3, 5, None])
+@pytest.mark.parametrize("grids", ["sequence", "image", "volume"])
+@all_depths
+def test_convolution_matches_loops(
+    grids, depths, scope_size, widest_native_kernel, monkeypatch
+):
+    monkeypatch.setattr(orders, "_WIDEST_NATIVE_KERNEL", widest_native_kernel)
+    problem = Problem(GRIDS[grids], scope_size, **depths)
+    problem.check(Plan("convolution"))

@@ -1,0 +1,156 @@
+"""What holds for every public layer, over the list of `layer_cases.py`."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import lambda_keras
+from tests.support import reference
+from tests.support.layer_cases import LAYER_CASES
+from tests.support.layer_cases import all_cases
+from tests.support.layer_cases import predict
+
+
+def test_the_cases_hold_every_public_layer():
+    public = {
+        value
+        for module in (lambda_keras, lambda_keras.attention)
+        for name in module.__all__
+        if inspect.isclass(value := getattr(module, name))
+        and issubclass(value, keras.layers.Layer)
+    }
+    cases = {case.layer_class for case in LAYER_CASES.values()}
+    # Holds a weight of the others, and is never called.
+    assert public - cases == {lambda_keras.PositionEmbeddings}
+
+
+@all_cases
+def test_config_holds_every_argument(case):
+    arguments = set(inspect.signature(case.layer_class).parameters)
+    config = case.make_layer().get_config()
+    assert arguments - {"kwargs"} <= set(config)
+    assert case.arguments.items() <= config.items()
+
+
+@all_cases
+def test_config_round_trip_gives_the_same_layer(case):
+    layer = case.make_layer(
+        name="subject", dtype="mixed_bfloat16", trainable=False
+    )
+    copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+    assert copy.get_config() == layer.get_config()
+    assert (copy.name, copy.trainable) == ("subject", False)
+    assert copy.compute_dtype == "bfloat16"
+    copy.build(*case.input_shapes())
+    layer.build(*case.input_shapes())
+    reference.randomize_weights(layer)
+    copy.set_weights(layer.get_weights())
+    outputs, expected = (
+        keras.ops.convert_to_numpy(
+            keras.ops.cast(
+                subject(*case.make_inputs(), **case.call_arguments), "float32"
+            )
+        )
+        for subject in (copy, layer)
+    )
+    np.testing.assert_array_equal(outputs, expected)
+
+
+@all_cases
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_weights_may_be_of_any_float(case, dtype):
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to.")
+    model = case.make_model()
+    other = case.make_model(dtype=dtype)
+    other.set_weights(model.get_weights())
+    inputs = case.make_inputs()
+    outputs = other(inputs)
+    assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    expected = predict(model, inputs)
+    tolerance = {"bfloat16": 1e-1, "float64": 1e-5}[dtype]
+    np.testing.assert_allclose(
+        outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+@all_cases
+def test_compute_output_shape_is_the_shape(case):
+    layer = case.make_layer()
+    shape = tuple(layer(*case.make_inputs(), **case.call_arguments).shape)
+    assert layer.compute_output_shape(*case.input_shapes()) == shape
+    assert case.make_model().output_shape == (None, *shape[1:])
+
+
+@all_cases
+def test_every_weight_learns(case):
+    model = case.make_model()
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    inputs = case.make_inputs()
+    targets = np.random.default_rng(1).normal(size=model(inputs).shape)
+    model.train_on_batch(inputs, targets)
+    for weight, old in zip(model.weights, before, strict=True):
+        change = keras.ops.convert_to_numpy(weight) - old
+        assert np.all(np.isfinite(change)), weight.path
+        assert np.abs(change).max() > 1e-5, weight.path
+
+
+@all_cases
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("mixed_float16", 5e-3), ("mixed_bfloat16", 4e-2)],
+)
+def test_mixed_precision_is_close_to_float32(case, precision, tolerance):
+    inputs = case.make_inputs()
+    model = case.make_model()
+    expected = predict(model, inputs)
+    mixed = case.make_model(dtype=precision)
+    mixed.set_weights(model.get_weights())
+    outputs = mixed(inputs)
+    assert keras.backend.standardize_dtype(outputs.dtype) == precision[6:]
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    np.testing.assert_allclose(
+        outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+@pytest.fixture(scope="module")
+def saved_models(tmp_path_factory):
+    """Every case as a `.keras` file, with inputs and outputs beside it."""
+    folder = tmp_path_factory.mktemp("saved_models")
+    for name, case in LAYER_CASES.items():
+        model = case.make_model()
+        model.save(folder / f"{name}.keras")
+        inputs = case.make_inputs()
+        np.savez(
+            folder / f"{name}.npz", *inputs, outputs=predict(model, inputs)
+        )
+    return folder
+
+
+def test_keras_files_load_in_a_fresh_process(saved_models):
+    program = """
+import glob, sys
+import keras, lambda_keras, numpy as np
+for path in sorted(glob.glob(sys.argv[1] + "/*.keras")):
+    arrays = dict(np.load(path.replace(".keras", ".npz")))
+    expected = arrays.pop("outputs")
+    model = keras.saving.load_model(path)
+    outputs = keras.ops.convert_to_numpy(model(list(arrays.values())))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+    print("equal", path)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(saved_models)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.count("equal") == len(LAYER_CASES), result.stderr

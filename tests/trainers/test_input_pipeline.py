@@ -1,0 +1,297 @@
+"""Data sets, batches and augmentation, on images whose pixels are known."""
+
+import keras
+import numpy as np
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from trainers.data import augmentation
+from trainers.data import input_pipeline
+from trainers.data.datasets import Split
+from trainers.data.datasets import check_files
+from trainers.data.datasets import open_dataset
+from trainers.data.preprocessing import prepare_image
+from trainers.program import UserError
+
+
+class TinyPhotos(tfds.core.GeneratorBasedBuilder):
+    """Gray images whose level is their number; no test split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(names=["even", "odd"]),
+                }
+            )
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._make(13), "validation": self._make(5)}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _make(self, count):
+        for number in range(count):
+            image = np.full((11, 7, 3), number, np.uint8)
+            yield number, {"image": image, "label": number % 2}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_dataset("digits")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of ten photographs each of cats and dogs."""
+    for level, name in ((50, "cats"), (200, "dogs")):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            image = np.full((9, 12, 3), level + number, np.uint8)
+            png = tf.io.encode_png(image).numpy()
+            (tmp_path / name / f"{number}.PNG").write_bytes(png)
+    return tmp_path
+
+
+def make_split(size):
+    """Returns images of 8x8 pixels in which each pixel is the label."""
+    labels = np.arange(size)
+    images = np.zeros((size, 8, 8, 1), np.uint8)
+    images += labels[:, None, None, None].astype(np.uint8)
+    return Split(
+        tf.data.Dataset.from_tensor_slices((images, labels)),
+        size=size,
+        shuffle_buffer=size,
+        load=tf.identity,
+    )
+
+
+def make_training_batches(size, **changes):
+    arguments = {
+        "num_classes": size,
+        "image_size": 8,
+        "batch_size": 5,
+        "augment": augmentation.jitter,
+        "seed": 0,
+        "epochs": 3,
+    }
+    batches = input_pipeline.make_training_batches(
+        make_split(size), **{**arguments, **changes}
+    )
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.stack(images), np.stack(labels).argmax(axis=-1)
+
+
+def test_digits_are_the_scans_of_scikit_learn(digits):
+    scans = sklearn.datasets.load_digits().images
+    splits = (digits.train, digits.validation)
+    images = np.concatenate(
+        [
+            np.stack([image for image, _ in split.examples.as_numpy_iterator()])
+            for split in splits
+        ]
+    )
+
+    assert [split.size for split in splits] == [1437, 360]
+    assert images.dtype == np.uint8
+    assert images.max() == 255
+    levels = np.round(images[..., 0] / 255 * 16)
+    assert sorted(map(np.ndarray.tolist, levels)) == sorted(
+        map(np.ndarray.tolist, scans)
+    )
+
+
+def test_digits_held_out_are_a_fifth_of_each_class(digits):
+    labels = [label for _, label in digits.validation.examples]
+    counts = np.bincount(sklearn.datasets.load_digits().target)
+    np.testing.assert_allclose(np.bincount(labels), counts / 5, atol=1)
+
+
+def test_split_is_the_same_whatever_the_seed(photos):
+    keras.utils.set_random_seed(1)
+    first = open_dataset(str(photos)).files
+    keras.utils.set_random_seed(2)
+    assert open_dataset(str(photos)).files == first
+
+
+def test_training_batches_depend_on_seed_and_epoch_alone():
+    images, labels = make_training_batches(13)
+    again, labels_again = make_training_batches(13)
+    others, other_labels = make_training_batches(13, seed=1)
+
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(labels, labels_again)
+    assert (labels[:2] != labels[2:4]).any()
+    assert (labels != other_labels).any()
+    assert (images != others).any()
+
+
+def test_training_batches_of_an_epoch_repeat_no_example():
+    _, labels = make_training_batches(13)
+    for epoch_labels in labels.reshape(3, 10):
+        assert len(set(epoch_labels)) == 10
+
+
+def test_resumed_training_batches_are_the_last_of_all():
+    images, labels = make_training_batches(13)
+    last_images, last_labels = make_training_batches(13, initial_epoch=2)
+    np.testing.assert_array_equal(last_images, images[4:])
+    np.testing.assert_array_equal(last_labels, labels[4:])
+
+
+def test_training_images_keep_their_labels():
+    images, labels = make_training_batches(13)
+    # The middle of an image stays in it, whatever the jitter.
+    np.testing.assert_allclose(images[:, :, 4, 4, 0], labels, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [10, 13], ids=["whole", "filled"])
+def test_evaluation_counts_each_example_once(size):
+    batches = input_pipeline.make_evaluation_batches(
+        make_split(size),
+        num_classes=size,
+        image_size=8,
+        batch_size=5,
+        crop_fraction=1.0,
+    )
+    images, labels, weights = (
+        np.concatenate(parts)
+        for parts in zip(*batches.as_numpy_iterator(), strict=True)
+    )
+    assert len(images) % 5 == 0
+    np.testing.assert_array_equal(images[:size, 0, 0, 0], np.arange(size))
+    np.testing.assert_array_equal(labels[:size], np.eye(size))
+    assert (weights > 0).sum() == size
+    assert not weights[size:].any()
+
+    # What Keras makes of them is the mean over the examples.
+    model = keras.Sequential([keras.layers.Flatten()])
+    model.compile(loss=keras.losses.MeanSquaredError())
+    targets = batches.map(
+        lambda image, label, weight: (image, tf.zeros((5, 64)), weight)
+    )
+    loss = model.evaluate(targets, verbose=0)
+    np.testing.assert_allclose(loss, np.mean(np.arange(size) ** 2), rtol=1e-5)
+
+
+def test_prepare_image_takes_the_central_square():
+    image = np.arange(8 * 10).reshape(8, 10, 1)
+    square = prepare_image(image, image_size=4, crop_fraction=0.5)
+    np.testing.assert_allclose(square, image[2:6, 3:7])
+
+
+def test_jitter_moves_a_point_as_far_as_it_says():
+    image = np.zeros((16, 16, 1), np.float32)
+    image[7:9, 7:9] = 255
+    rows, columns = np.mgrid[:16, :16] - 7.5
+    shifts = []
+    for number in range(200):
+        moved = augmentation.jitter(
+            image, 16, tf.constant([0, number]), rotation=0.0, zoom=0.0
+        )[..., 0]
+        weights = moved / np.sum(moved)
+        shifts.append([np.sum(weights * rows), np.sum(weights * columns)])
+    np.testing.assert_allclose(np.max(np.abs(shifts), axis=0), 2, atol=0.1)
+    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.25)
+
+
+@pytest.mark.parametrize(
+    "augment", [augmentation.shift_and_flip, augmentation.crop_and_flip]
+)
+def test_augmentation_flips_every_other_image(augment):
+    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))[..., None]
+    flips = 0
+    for number in range(200):
+        image = augment(ramp, 24, tf.constant([0, number])).numpy()
+        flips += image[12, 6, 0] > image[12, 18, 0]
+        assert image.shape == (24, 24, 1)
+        assert 0 <= image.min() <= image.max() <= 240
+    assert 70 < flips < 130
+
+
+def test_folder_gives_images_with_their_classes(photos):
+    dataset = open_dataset(str(photos))
+    check_files(dataset)
+    assert dataset.class_names == ["cats", "dogs"]
+    assert (dataset.train.size, dataset.validation.size) == (16, 4)
+    labels = []
+    for path, label in dataset.validation.examples:
+        labels.append(int(label))
+        assert int(dataset.validation.load(path)[0, 0, 0]) // 100 == 2 * label
+    assert sorted(labels) == [0, 0, 1, 1]
+
+
+def test_folder_may_hold_its_own_split(photos):
+    for split in ("train", "val"):
+        (photos / split).mkdir()
+    for name in ("cats", "dogs"):
+        (photos / "val" / name).mkdir()
+        (photos / name / "3.PNG").rename(photos / "val" / name / "3.PNG")
+        (photos / name).rename(photos / "train" / name)
+    dataset = open_dataset(str(photos))
+    assert (dataset.train.size, dataset.validation.size) == (18, 2)
+    assert all("val" in path for path in dataset.files[18:])
+
+
+def test_damaged_image_is_named(photos):
+    damaged = photos / "dogs" / "7.PNG"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"dogs/7\.PNG is damaged"):
+        check_files(open_dataset(str(photos)))
+
+
+def test_folder_without_images_is_named(photos):
+    (photos / "birds").mkdir()
+    with pytest.raises(UserError, match="birds must hold images"):
+        open_dataset(str(photos))
+
+
+def test_folder_of_one_class_is_refused(photos):
+    with pytest.raises(UserError, match="at least two folders"):
+        open_dataset(str(photos / "cats"))
+
+
+def test_class_of_one_image_is_refused(photos):
+    (photos / "birds").mkdir()
+    (photos / "cats" / "0.PNG").rename(photos / "birds" / "0.PNG")
+    with pytest.raises(UserError, match="too few images"):
+        open_dataset(str(photos))
+
+
+def test_tfds_gives_images_with_their_classes(tmp_path):
+    TinyPhotos(data_dir=tmp_path).download_and_prepare()
+    dataset = open_dataset("tiny_photos", str(tmp_path))
+    assert dataset.class_names == ["even", "odd"]
+    assert dataset.channels == 3
+    assert (dataset.train.size, dataset.validation.size) == (13, 5)
+    numbers = []
+    for stored_image, label in dataset.train.examples:
+        image = dataset.train.load(stored_image).numpy()
+        assert image.shape == (11, 7, 3)
+        assert image[0, 0, 0] % 2 == label
+        numbers.append(image[0, 0, 0])
+    assert sorted(numbers) == list(range(13))
+
+
+def test_unprepared_tfds_name_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(UserError, match="tfds build cifar10"):
+        open_dataset("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cifra10", "./photos", "cifar10/nothing"])
+def test_unknown_dataset_is_refused_in_one_line(name, tmp_path):
+    with pytest.raises(UserError, match=f"Received: {name}") as error:
+        open_dataset(name, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_dataset_comes_with_close_names():
+    with pytest.raises(UserError, match="Did you mean cifar10"):
+        open_dataset("cifra10")

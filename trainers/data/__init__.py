@@ -1,0 +1,1 @@
+"""From images in files to batches."""

@@ -3,13 +3,20 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test test-backends test-peers lint format
+.PHONY: demo test test-quick test-backends test-peers lint format
 
 demo: .venv/ready
 	$(BIN)/python -m examples.digits_demo
 
+# One worker for each core; tests that share something dear stay in one.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# For the edit loop: without what trains, exports or starts programs.
+test-quick: .venv/ready
+	$(PYTEST) -m "not slow"
 
 # The layers on the other backends of Keras, without TensorFlow.
 BACKENDS := jax torch
@@ -25,7 +32,8 @@ test-backends: .venv-backends/ready
 
 # Against the networks of timm, in PyTorch.
 test-peers: .venv-peers/ready
-	.venv-peers/bin/python -m pytest tests/lambda_keras/networks/test_torch_weights.py \
+	.venv-peers/bin/python -m pytest \
+	    tests/lambda_keras/networks/test_torch_weights.py \
 	    tests/export/test_convert_weights.py
 
 lint: .venv/ready

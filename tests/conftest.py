@@ -1,6 +1,7 @@
 """What several test files share: one small network, exported once."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -57,6 +58,24 @@ def build_small_model():
     head.kernel.assign(head.kernel * scale)
     head.bias.assign(head.bias * scale)
     return model
+
+
+# Fixtures that take seconds to make.
+_DEAR_FIXTURES = ("export_dir",)
+
+
+def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Workers that each take all cores slow each other down.
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name in _DEAR_FIXTURES:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

@@ -19,18 +19,18 @@ learning rate is the same. Attention reached 2.80 with half of it, 2.49 with
 twice it and 2.50 when repeated with other initial weights, so that differences
 below a tenth mean little.
 
-In the last run training took lambdas 94 s, attention 48 s. A character that is
-sampled took 1.7 ms with lambdas step by step, however long the text; reading a
-context of 128 bytes again for each took lambdas 3.9 ms, attention 2.6 ms.
-Samples are made of words, many of them
-invented:
+Training took lambdas 94 s, attention 48 s. A character that is sampled took
+1.7 ms with lambdas step by step, however long the text; reading a context of
+128 bytes again for each took lambdas 3.9 ms, attention 2.6 ms. Samples are
+made of words, many of them invented:
 
     The object, and in these with "xk arguments always are
        support select at what interply or identifier, argument.
 
 The folder gets lambda.keras, attention.keras, samples.txt, results.json and
-curves.png. --text learns from another file. A process that has imported this
-module can load lambda.keras, and a `StreamingReader` of it reads step by step.
+curves.png. --text learns from another file. `examples.language_network` has
+the networks: a process that has imported it can load lambda.keras, and let a
+`StreamingReader` read step by step with it.
 """
 
 import json

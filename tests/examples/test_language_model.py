@@ -18,6 +18,8 @@ from trainers.program import UserError
 
 PROGRAM = Program("examples.language_model")
 language_model = PROGRAM.module
+# One worker makes the networks and the run that these tests share.
+pytestmark = pytest.mark.xdist_group("language_model")
 LENGTH = 11
 REPEATED = "lambda layers "
 
@@ -162,6 +164,7 @@ def test_networks_have_about_as_many_parameters():
     assert counts == [192_368, 191_296]
 
 
+@pytest.mark.slow
 def test_a_repeated_text_is_learned(run):
     # Any of 256 bytes is 8 bits, any of the text's 9 is 3.2.
     assert run.results["lambda"]["bits_per_character"] < 2
@@ -174,6 +177,7 @@ def test_a_repeated_text_is_learned(run):
     assert f"--- lambda, streamed ---\n{REPEATED * 2}\n" in run.samples
 
 
+@pytest.mark.slow
 def test_saved_networks_are_those_that_were_measured(run):
     text = language_model.read_text(run.text)
     _, held_out = language_model.split_text(text)
@@ -189,6 +193,7 @@ def test_saved_networks_are_those_that_were_measured(run):
         assert bits == pytest.approx(result["bits_per_character"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_run_leaves_its_files(run):
     assert sorted(path.name for path in run.model_dir.iterdir()) == [
         "attention.keras",

@@ -2,23 +2,24 @@
 
 import csv
 import math
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.cases import LIMIT
 from benchmarks.cases import PEERS
+from trainers.files import replacing
 
 
 def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows of the same keys; a file is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def format_table(header: list[str], rows: list[list[Any]]) -> str:
@@ -66,7 +67,7 @@ def compare(
     """Returns how many times as much another takes as ours, by case.
 
     Args:
-        rows: one a case and contestant.
+        rows: one per case and contestant.
         mode: which cases to look at.
         choose: picks a row out of those of a case, or `None`.
         column: what is compared.
@@ -145,7 +146,7 @@ def _describe(medians, minima, memory):
 
 
 def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws the time of the best peer in units of ours, a bar a case."""
+    """Draws the time of the best peer in units of ours, a bar per case."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -177,6 +178,5 @@ def draw_ratios(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def write_figure(figure, path: pathlib.Path) -> None:
     """Writes a PNG file, which is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from absl import app
 
 import lambda_keras
 from lambda_keras import attention
 from lambda_keras import build_lambda_resnet
+from trainers.program import refuse_arguments
+from trainers.program import run_program
 
 
 class Baseline(NamedTuple):
@@ -98,8 +99,7 @@ def count_trainable(model: keras.Model) -> int:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    refuse_arguments(argv)
     print("| layer | layout | ours | paper | GMACs |")
     print("|---|---|---|---|---|")
     for baseline in BASELINES.values():
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ import subprocess
 import sys
 import time
 
+from trainers import run_folder
+from trainers.program import refuse_arguments
+from trainers.program import run_program
+
 _NUM_SCANS = 5
 
 
@@ -55,17 +59,18 @@ def summarize(model_dir: pathlib.Path) -> str:
     """Returns what a run achieved and where its results are."""
     from export.exporter import format_table
 
-    results = json.loads((model_dir / "results.json").read_text())
-    with open(model_dir / "metrics.csv", newline="") as file:
+    results = json.loads((model_dir / run_folder.RESULTS_FILE).read_text())
+    with open(model_dir / run_folder.METRICS_FILE, newline="") as file:
         *_, last = csv.DictReader(file)
+    last_accuracy = float(last["val_accuracy"])
     return f"""
 Accuracy on {results["examples"]} digits that were not trained on:
-  {float(last["val_accuracy"]):.2%}  last.keras, after the last epoch
-  {results["accuracy"]:.2%}  best.keras, the epoch that these same digits \
-chose; this one is exported
+  {last_accuracy:.2%}  {run_folder.LAST_FILE}, after the last epoch
+  {results["accuracy"]:.2%}  {run_folder.BEST_FILE}, the epoch that these \
+same digits chose; this one is exported
 
-Pictures: {model_dir / "training_curves.png"}
-          {model_dir / "confusion_matrix.png"}
+Pictures: {model_dir / run_folder.CURVES_FILE}
+          {model_dir / run_folder.CONFUSION_MATRIX_FILE}
 Scans:    {model_dir / "scans"}
 Exported: {model_dir / "export"}
 
@@ -73,7 +78,8 @@ Exported: {model_dir / "export"}
 """
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    refuse_arguments(argv)
     # For this process, which imports TensorFlow later, and for its children.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start = time.monotonic()
@@ -81,7 +87,8 @@ def main() -> None:
     export_dir = model_dir / "export"
 
     run_step("trainers.train_classifier", f"--model_dir={model_dir}")
-    run_step("export.export_model", f"--model={model_dir / 'best.keras'}")
+    best = model_dir / run_folder.BEST_FILE
+    run_step("export.export_model", f"--model={best}")
     scans = write_scans(model_dir / "scans")
     for model in ("saved_model", "model.tflite"):
         run_step("export.predict", *scans, f"--model={export_dir / model}")
@@ -91,10 +98,7 @@ def main() -> None:
 
 
 def run() -> None:
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
+    run_program(main)
 
 
 if __name__ == "__main__":

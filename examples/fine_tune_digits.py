@@ -16,16 +16,17 @@ import tempfile
 
 import keras
 import numpy as np
-from absl import app
 from absl import flags
 
 import lambda_keras
+from trainers.program import refuse_arguments
+from trainers.program import run_program
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, order and choice.")
 
 _OLD_DIGITS = (0, 1, 2, 3, 4, 5, 6)
 _NEW_DIGITS = (7, 8, 9)
-_EXAMPLES_A_CLASS = 10
+_EXAMPLES_PER_CLASS = 10
 
 
 def load_digits(
@@ -116,7 +117,7 @@ def run_demo(folder: pathlib.Path, seed: int) -> dict[str, float]:
     images, labels = images[order], labels[order]
     trained = np.zeros(len(labels), bool)
     for number in range(len(_NEW_DIGITS)):
-        trained[np.flatnonzero(labels == number)[:_EXAMPLES_A_CLASS]] = True
+        trained[np.flatnonzero(labels == number)[:_EXAMPLES_PER_CLASS]] = True
     accuracies = {}
     for name, weights in (("fine-tuned", path), ("from scratch", None)):
         print(f"The digits {_NEW_DIGITS}, 16x16 pixels, {name}:")
@@ -138,16 +139,16 @@ def run_demo(folder: pathlib.Path, seed: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    refuse_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         accuracies = run_demo(pathlib.Path(folder), _SEED.value)
-    print(f"\n{_EXAMPLES_A_CLASS} examples of each of {_NEW_DIGITS}; others:")
+    print(f"\n{_EXAMPLES_PER_CLASS} examples of each of {_NEW_DIGITS}; others:")
     for name, accuracy in accuracies.items():
         print(f"  {accuracy:6.1%}  {name}")
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

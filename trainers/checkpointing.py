@@ -12,12 +12,9 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
+from trainers import run_folder
+from trainers.files import replacing
 from trainers.program import UserError
-
-STATE_FILE = "train_state.npz"
-BEST_FILE = "best.keras"
-LAST_FILE = "last.keras"
-METRICS_FILE = "metrics.csv"
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -49,7 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         Raises:
             UserError: If the state cannot be read or is of another model.
         """
-        path = self.model_dir / STATE_FILE
+        path = self.model_dir / run_folder.STATE_FILE
         if not path.exists():
             return 0
         epoch, best, values = _read_state(path)
@@ -70,31 +67,23 @@ class Checkpoint(keras.callbacks.Callback):
         score = (round(logs["val_accuracy"], 6), -logs["val_loss"])
         if score > self.best:
             self.best = score
-            save_model(self.model, self.model_dir / BEST_FILE)
-        save_model(self.model, self.model_dir / LAST_FILE)
+            self._save(run_folder.BEST_FILE)
+        self._save(run_folder.LAST_FILE)
         # Last, because it says that the epoch is done.
         self._write_state(epoch + 1)
+
+    def _save(self, name):
+        with replacing(self.model_dir / name) as temporary:
+            self.model.save(temporary)
 
     def _write_state(self, epoch):
         values = [
             keras.ops.convert_to_numpy(variable)
             for variable in _list_variables(self.model)
         ]
-        path = self.model_dir / STATE_FILE
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
+        with replacing(self.model_dir / run_folder.STATE_FILE) as temporary:
             # Without names, numpy calls them arr_0, arr_1, ... in order.
-            np.savez(file, *values, epoch=epoch, best=self.best)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
-def save_model(model: keras.Model, path: pathlib.Path) -> None:
-    """Saves a model so that `path` is always a whole file, old or new."""
-    temporary = path.with_suffix(".tmp.keras")
-    model.save(temporary)
-    os.replace(temporary, path)
+            np.savez(temporary, *values, epoch=epoch, best=self.best)
 
 
 def drop_unfinished_metrics(model_dir: os.PathLike, epochs: int) -> None:
@@ -104,17 +93,18 @@ def drop_unfinished_metrics(model_dir: os.PathLike, epochs: int) -> None:
         model_dir: folder of the run.
         epochs: number of epochs that are done, whose rows stay.
     """
-    path = pathlib.Path(model_dir) / METRICS_FILE
+    path = pathlib.Path(model_dir) / run_folder.METRICS_FILE
     if not path.exists():
         return
     with open(path, newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     # The epoch stands first.
     rows = [row for row in rows if row and int(row[0]) < epochs]
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="") as file,
+    ):
         csv.writer(file).writerows([header, *rows] if rows else [])
-    os.replace(temporary, path)
 
 
 def _list_variables(model):

@@ -9,14 +9,11 @@ import tensorflow as tf
 
 # Registers the layers, so that saved models load.
 import lambda_keras  # noqa: F401
-from trainers import checkpointing
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
 from trainers.data.datasets import ImageDataset
 from trainers.program import UserError
-
-CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 
 
 def evaluate(
@@ -31,7 +28,7 @@ def evaluate(
     Args:
         model_dir: folder of the run.
         dataset: its validation split is evaluated on.
-        batch_size: examples a step on all devices together.
+        batch_size: examples per step on all devices together.
         strategy: devices to run on.
 
     Returns:
@@ -51,7 +48,7 @@ def evaluate(
             f"classes instead of {len(metadata['class_names'])}, or others."
         )
     with strategy.scope():
-        model = load_model(model_dir / checkpointing.BEST_FILE)
+        model = load_model(model_dir / run_folder.BEST_FILE)
     batches = input_pipeline.make_evaluation_batches(
         dataset.validation,
         num_classes=len(dataset.class_names),
@@ -69,7 +66,7 @@ def evaluate(
         labels,
         logits.argmax(axis=-1),
         dataset.class_names,
-        model_dir / CONFUSION_MATRIX_FILE,
+        model_dir / run_folder.CONFUSION_MATRIX_FILE,
     )
     return results
 

@@ -3,7 +3,6 @@
 import csv
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,8 @@ import sklearn.metrics
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.ticker import PercentFormatter
+
+from trainers.files import replacing
 
 # Beyond so many classes, numbers and names in the cells are not legible.
 _MOST_LABELED_CLASSES = 30
@@ -93,7 +94,5 @@ def plot_confusion_matrix(
 
 
 def _save(figure, picture_file):
-    picture_file = pathlib.Path(picture_file)
-    temporary = picture_file.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, picture_file)
+    with replacing(picture_file) as temporary:
+        figure.savefig(temporary, dpi=150)

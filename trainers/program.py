@@ -1,9 +1,12 @@
-"""What the programs have in common: how they end."""
+"""What the programs have in common: their flags, their help, their end."""
 
+import functools
 import sys
 from collections.abc import Callable
+from collections.abc import Sequence
 
 from absl import app
+from absl import flags
 
 
 class UserError(Exception):
@@ -11,26 +14,58 @@ class UserError(Exception):
 
 
 def run_program(
-    main: Callable[[list[str]], None], interrupted: str = "Stopped."
+    main: Callable[[list[str]], None],
+    *,
+    flag_groups: Sequence[str] = (),
+    interrupted: str = "Stopped.",
 ) -> None:
     """Runs a program with the flags of the command line.
 
     The process ends with exit code 2 and one line if the user can mend what
     went wrong, and with 130, as is usual after Ctrl-C, if it is interrupted.
+    An interruption before this is called, while modules are imported, ends the
+    process in the same way for a shell, but Python shows a traceback first.
 
     Args:
         main: function of the arguments, the name of the program first.
+        flag_groups: `module_name` of flags that are not of the module of
+            `main`, in the order in which `--help` shows them.
         interrupted: the line to print after Ctrl-C, such as what to do next.
     """
+    try:
+        app.run(main, flags_parser=functools.partial(_parse, main, flag_groups))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        sys.exit(130)
 
-    def run_main(argv):
-        try:
-            main(argv)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print(f"\n{interrupted}", file=sys.stderr)
-            sys.exit(130)
 
-    app.run(run_main)
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Checks that all arguments of a program are flags.
+
+    Raises:
+        UserError: If one is not.
+    """
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+
+
+def _parse(main, flag_groups, argv):
+    if "--help" in argv:
+        print(_describe(main, flag_groups))
+        sys.exit()
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(f"{error} See --help.") from error
+
+
+def _describe(main, flag_groups):
+    # In an installed command, `__main__` is pip's.
+    module = sys.modules[main.__module__]
+    own = flags.FLAGS.module_help(module)
+    own = own.replace(f"{module.__name__}:", "flags:", 1)
+    groups = [flags.FLAGS.module_help(group) for group in flag_groups]
+    return "\n".join(filter(None, [module.__doc__, own, *groups]))

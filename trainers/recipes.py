@@ -1,40 +1,80 @@
 """How each data set is trained if the flags say nothing else."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from trainers.data import augmentation
+from trainers.knobs import at_least
+from trainers.knobs import greater_than
+from trainers.knobs import knob
+from trainers.knobs import one_of
+from trainers.knobs import share
+
+_data = functools.partial(knob, group="data")
+_model = functools.partial(knob, group="model")
+_optimization = functools.partial(knob, group="optimization")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A network, its images and its optimization.
 
-    The first block of fields are flags of `train_classifier`, which explains
-    them. The defaults are the 90 epochs of the paper on ImageNet, with a
-    batch that fits one accelerator.
+    Each knob is a flag of `train_classifier`. The defaults are the 90 epochs
+    of the paper on ImageNet, with a batch that fits one accelerator.
 
     Reference:
         - [Bello, 2021](https://arxiv.org/abs/2102.08602), appendix E.2
     """
 
-    depth: int = 50
-    layout: str | None = None
-    architecture: str = "rs"
-    scope_size: int = 23
-    width_multiplier: float = 1.0
-    stem_strides: int = 4
-    image_size: int = 224
-    epochs: int = 90
-    batch_size: int = 256
-    # The paper's 0.1 for each 256 examples in a batch.
-    learning_rate: float = 0.1
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
-    dropout_rate: float = 0.0
-    stochastic_depth_rate: float = 0.0
+    image_size: int = _data(
+        224,
+        "Height and width of the images, pixels; at least 8 times "
+        "--stem_strides",
+    )
+
+    depth: int = _model(50, "Layers: 26, 50, 101, 152, 200, 270, 350 or 420")
+    layout: str | None = _model(
+        None,
+        "C (convolutions) or L (lambda layers) for each of four stages; "
+        "without it the paper's hybrid",
+    )
+    architecture: str = _model("rs", "rs (ResNet-RS) or v1 (the first ResNet)")
+    scope_size: int = _model(
+        23, "Width of the lambda layers' scope, odd, positions"
+    )
+    width_multiplier: float = _model(
+        1.0, "Factor on all numbers of channels", greater_than(0)
+    )
+    stem_strides: int = _model(
+        4, "Downsampling before the first stage", one_of(4, 2, 1)
+    )
+
+    epochs: int = _optimization(90, "Length of training, epochs", at_least(1))
+    batch_size: int = _optimization(
+        256, "Examples per step on all devices together", at_least(1)
+    )
+    # The paper's 0.1 per 256 examples in a batch.
+    learning_rate: float = _optimization(
+        0.1,
+        "Largest learning rate, after the warm-up; without it the recipe's, "
+        "in proportion to the batch size",
+        greater_than(0),
+    )
+    weight_decay: float = _optimization(
+        1e-4, "Twice the factor on the sum of squared weights", at_least(0)
+    )
+    label_smoothing: float = _optimization(
+        0.1, "Share of a label that is spread over all classes", share()
+    )
+    dropout_rate: float = _optimization(
+        0.0, "Share of features dropped before the classifier", share()
+    )
+    stochastic_depth_rate: float = _optimization(
+        0.0, "Share of examples that skip a block in the last stage", share()
+    )
 
     warmup_epochs: float = 5
     # Share of the shorter side that the central crop keeps in evaluation.

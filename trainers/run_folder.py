@@ -7,12 +7,20 @@ import tempfile
 from collections.abc import Collection
 from collections.abc import Mapping
 
-from trainers import checkpointing
+from trainers.files import replacing
 from trainers.program import UserError
 
 FLAGS_FILE = "flags.json"
 METADATA_FILE = "metadata.json"
+STATE_FILE = "train_state.npz"
+LAST_FILE = "last.keras"
+BEST_FILE = "best.keras"
+METRICS_FILE = "metrics.csv"
+CURVES_FILE = "training_curves.png"
 RESULTS_FILE = "results.json"
+CONFUSION_MATRIX_FILE = "confusion_matrix.png"
+# Of events for TensorBoard.
+LOGS_FOLDER = "logs"
 
 
 def prepare_folder(model_dir: os.PathLike) -> None:
@@ -32,7 +40,7 @@ def prepare_folder(model_dir: os.PathLike) -> None:
         ) from error
     if (model_dir / FLAGS_FILE).exists():
         return
-    for name in (checkpointing.BEST_FILE, checkpointing.LAST_FILE):
+    for name in (BEST_FILE, LAST_FILE):
         if (model_dir / name).exists():
             raise UserError(
                 f"{model_dir} holds {name} but no {FLAGS_FILE} that says what "
@@ -42,9 +50,8 @@ def prepare_folder(model_dir: os.PathLike) -> None:
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:
     """Writes a file so that `path` is always a whole one, old or new."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path) -> dict:

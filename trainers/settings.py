@@ -1,28 +1,51 @@
 """From the flags that were given to all that a run needs to know."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 
+from trainers.knobs import between
+from trainers.knobs import knob
+from trainers.knobs import one_of
+from trainers.knobs import read_knobs
+from trainers.knobs import replace_knobs
 from trainers.program import UserError
 from trainers.recipes import Recipe
 from trainers.recipes import get_recipe
 
-_RUN_DEFAULTS = {
-    "dataset": "digits",
-    "data_dir": None,
-    "seed": 0,
-    "precision": "float32",
-    "strategy": "auto",
-    "tpu": None,
-}
-# What is in a recipe and is no flag.
-_NO_FLAGS = ("warmup_epochs", "crop_fraction", "augment")
-_RECIPE_FLAGS = [
-    field.name
-    for field in dataclasses.fields(Recipe)
-    if field.name not in _NO_FLAGS
-]
+_data = functools.partial(knob, group="data")
+_run = functools.partial(knob, group="run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run needs to know besides its recipe."""
+
+    dataset: str = _data(
+        "digits",
+        "digits, a name in TensorFlow Datasets, or a folder with a folder of "
+        "images for each class",
+    )
+    data_dir: str | None = _data(
+        None, "Where TensorFlow Datasets keeps its data, a folder"
+    )
+    seed: int = _run(
+        0, "Decides weights, order and augmentation", between(0, 2**31 - 1)
+    )
+    precision: str = _run(
+        "float32",
+        "Precision of the network",
+        one_of("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    strategy: str = _run(
+        "auto",
+        "Devices; auto is a TPU if --tpu is given, or all GPUs",
+        one_of("auto", "one_device", "mirrored", "tpu"),
+    )
+    tpu: str | None = _run(
+        None, "Name of a TPU, local, or an address grpc://host:port"
+    )
 
 
 def resolve_flags(given: Mapping, saved: Mapping) -> dict:
@@ -35,56 +58,41 @@ def resolve_flags(given: Mapping, saved: Mapping) -> dict:
     Returns:
         All flags: as given, or else as saved, or else from the recipe.
     """
-    resolved = {**_RUN_DEFAULTS, **saved, **given}
+    run = read_knobs(Run())
+    resolved = {**run, **saved, **given}
     if os.path.isdir(resolved["dataset"]):
         resolved["dataset"] = os.path.abspath(resolved["dataset"])
-    recipe = get_recipe(resolved["dataset"])
-    for name in _RECIPE_FLAGS:
-        resolved.setdefault(name, getattr(recipe, name))
+    recipe = read_knobs(get_recipe(resolved["dataset"]))
+    resolved = {**recipe, **resolved}
     if "learning_rate" not in {*saved, *given}:
-        resolved["learning_rate"] *= resolved["batch_size"] / recipe.batch_size
+        resolved["learning_rate"] *= (
+            resolved["batch_size"] / recipe["batch_size"]
+        )
     return resolved
+
+
+def make_run(resolved: Mapping) -> Run:
+    """Puts resolved flags into a `Run`.
+
+    Raises:
+        UserError: If a value breaks its rule.
+    """
+    return replace_knobs(Run(), resolved)
 
 
 def make_recipe(resolved: Mapping) -> Recipe:
     """Puts resolved flags into the recipe of their data set.
 
-    Raises:
-        UserError: If a number is out of its range.
-    """
-    check_ranges(resolved)
-    return dataclasses.replace(
-        get_recipe(resolved["dataset"]),
-        **{name: resolved[name] for name in _RECIPE_FLAGS},
-    )
-
-
-def check_ranges(resolved: Mapping) -> None:
-    """Checks the numbers among resolved flags.
-
     The network checks what only it can know, such as its depths.
 
     Raises:
-        UserError: If a number is out of its range.
+        UserError: If a value breaks its rule.
     """
-    shrinkage = 8 * resolved["stem_strides"]
-    checks = {
-        "seed": (0 <= resolved["seed"] < 2**31, "from 0 to 2147483647"),
-        "stem_strides": (resolved["stem_strides"] in (4, 2, 1), "4, 2 or 1"),
-        "image_size": (
-            resolved["image_size"] >= shrinkage,
-            f"at least {shrinkage}, because the network divides it by it",
-        ),
-    }
-    for name in ("epochs", "batch_size"):
-        checks[name] = resolved[name] >= 1, "at least 1"
-    for name in ("learning_rate", "width_multiplier"):
-        checks[name] = resolved[name] > 0, "greater than 0"
-    checks["weight_decay"] = resolved["weight_decay"] >= 0, "at least 0"
-    for name in ("label_smoothing", "dropout_rate", "stochastic_depth_rate"):
-        checks[name] = 0 <= resolved[name] < 1, "at least 0 and less than 1"
-    for name, (is_right, rule) in checks.items():
-        if not is_right:
-            raise UserError(
-                f"--{name} must be {rule}. Received: --{name}={resolved[name]}"
-            )
+    recipe = replace_knobs(get_recipe(resolved["dataset"]), resolved)
+    shrinkage = 8 * recipe.stem_strides
+    if recipe.image_size < shrinkage:
+        raise UserError(
+            f"--image_size must be at least {shrinkage}, because the network "
+            f"divides it by it. Received: --image_size={recipe.image_size}"
+        )
+    return recipe

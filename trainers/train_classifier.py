@@ -21,130 +21,42 @@ TF_CPP_MIN_LOG_LEVEL=2 in the environment quiets TensorFlow.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
-from absl import app
 from absl import flags
 
 from trainers import evaluation
+from trainers import knobs
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
 from trainers.data import datasets
 from trainers.program import UserError
+from trainers.program import refuse_arguments
+from trainers.program import run_program
+from trainers.recipes import Recipe
 
-# Data.
-_DATASET = flags.DEFINE_string(
-    "dataset",
-    None,
-    "digits (the default), a name in TensorFlow Datasets, or a folder with a "
-    "folder of images for each class.",
+_KNOBS = (
+    *knobs.define_flags(settings.Run, show_defaults=True),
+    # Each data set has defaults of its own.
+    *knobs.define_flags(Recipe, show_defaults=False),
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TensorFlow Datasets keeps its data, a folder."
-)
-_IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width of the images, pixels."
-)
-# Model.
-_DEPTH = flags.DEFINE_integer(
-    "depth", None, "Layers: 26, 50, 101, 152, 200, 270, 350 or 420."
-)
-_LAYOUT = flags.DEFINE_string(
-    "layout",
-    None,
-    "C (convolutions) or L (lambda layers) for each of four stages; without "
-    "it the paper's hybrid.",
-)
-_ARCHITECTURE = flags.DEFINE_string(
-    "architecture", None, "rs (ResNet-RS) or v1 (the first ResNet)."
-)
-_SCOPE_SIZE = flags.DEFINE_integer(
-    "scope_size", None, "Width of the lambda layers' scope, odd, positions."
-)
-_WIDTH_MULTIPLIER = flags.DEFINE_float(
-    "width_multiplier", None, "Factor on all numbers of channels."
-)
-_STEM_STRIDES = flags.DEFINE_integer(
-    "stem_strides", None, "Downsampling before the first stage: 4, 2 or 1."
-)
-# Optimization.
-_EPOCHS = flags.DEFINE_integer("epochs", None, "Length of training, epochs.")
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Examples a step on all devices together."
-)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate",
-    None,
-    "Largest learning rate, after the warm-up; without it the recipe's, in "
-    "proportion to the batch size.",
-)
-_WEIGHT_DECAY = flags.DEFINE_float(
-    "weight_decay", None, "Twice the factor on the sum of squared weights."
-)
-_LABEL_SMOOTHING = flags.DEFINE_float(
-    "label_smoothing", None, "Share of a label spread over all classes."
-)
-_DROPOUT_RATE = flags.DEFINE_float(
-    "dropout_rate", None, "Share of features dropped before the classifier."
-)
-_STOCHASTIC_DEPTH_RATE = flags.DEFINE_float(
-    "stochastic_depth_rate", None, "Share of examples that skip a last block."
-)
-# Run.
 _MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Where all results go, a folder. Required."
+    "model_dir",
+    None,
+    "Where all results go, a folder. Required.",
+    module_name="run",
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "train_and_eval",
     ["train", "eval", "train_and_eval"],
     "What to do; eval writes results.json and confusion_matrix.png.",
-)
-_SEED = flags.DEFINE_integer(
-    "seed", None, "Decides weights, order and augmentation; 0 by default."
-)
-_PRECISION = flags.DEFINE_enum(
-    "precision",
-    None,
-    ["float32", "mixed_bfloat16", "mixed_float16"],
-    "Precision of the network; float32 by default.",
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    None,
-    ["auto", "one_device", "mirrored", "tpu"],
-    "Devices; auto, the default, is a TPU if --tpu is given, or all GPUs.",
-)
-_TPU = flags.DEFINE_string(
-    "tpu", None, "Name of a TPU, local, or an address grpc://host:port."
-)
-_SETTINGS = (
-    _DATASET,
-    _DATA_DIR,
-    _IMAGE_SIZE,
-    _DEPTH,
-    _LAYOUT,
-    _ARCHITECTURE,
-    _SCOPE_SIZE,
-    _WIDTH_MULTIPLIER,
-    _STEM_STRIDES,
-    _EPOCHS,
-    _BATCH_SIZE,
-    _LEARNING_RATE,
-    _WEIGHT_DECAY,
-    _LABEL_SMOOTHING,
-    _DROPOUT_RATE,
-    _STOCHASTIC_DEPTH_RATE,
-    _SEED,
-    _PRECISION,
-    _STRATEGY,
-    _TPU,
+    module_name="run",
 )
 
 # A run may go on for longer, elsewhere, or with its data in another place.
@@ -165,7 +77,10 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
     """
     start = time.monotonic()
     saved = run_folder.read_flags(model_dir)
-    if mode == "eval" and not saved:
+    if saved:
+        # Knobs that are younger than the run had their defaults in it.
+        saved = settings.resolve_flags(saved, saved={})
+    elif mode == "eval":
         raise UserError(
             f"--mode=eval needs the --model_dir of a run. Received: {model_dir}"
         )
@@ -178,10 +93,11 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
             _CHANGES_IN_EVALUATION if mode == "eval" else _CHANGES_IN_TRAINING
         ),
     )
+    run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
-    dataset = datasets.open_dataset(resolved["dataset"], resolved["data_dir"])
-    strategy = strategies.get_strategy(resolved["strategy"], resolved["tpu"])
-    configure_keras(resolved["seed"], resolved["precision"])
+    dataset = datasets.open_dataset(run.dataset, run.data_dir)
+    strategy = strategies.get_strategy(run.strategy, run.tpu)
+    configure_keras(run.seed, run.precision)
 
     if mode != "eval":
         model = training.make_model(recipe, dataset, strategy)
@@ -193,7 +109,7 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
             )
         run_folder.write_json(model_dir / run_folder.FLAGS_FILE, resolved)
         training.train(
-            model, recipe, dataset, model_dir=model_dir, seed=resolved["seed"]
+            model, recipe, dataset, model_dir=model_dir, seed=run.seed
         )
         print(f"Parameters: {model.count_params():,}")
     if mode != "train":
@@ -218,26 +134,20 @@ def configure_keras(seed: int, precision: str) -> None:
     keras.config.set_dtype_policy(precision)
 
 
-def main(argv):
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if not _MODEL_DIR.value:
-            raise UserError("--model_dir is missing: where the results go.")
-        given = {
-            flag.name: flag.value
-            for flag in _SETTINGS
-            if flag.value is not None
-        }
-        run_mode(_MODE.value, given, pathlib.Path(_MODEL_DIR.value))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on after the last epoch.")
+def main(argv: list[str]) -> None:
+    refuse_arguments(argv)
+    if not _MODEL_DIR.value:
+        raise UserError("--model_dir is missing: where the results go.")
+    given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
+    run_mode(_MODE.value, given, pathlib.Path(_MODEL_DIR.value))
 
 
-def run():
-    app.run(main)
+def run() -> None:
+    run_program(
+        main,
+        flag_groups=("data", "model", "optimization", "run"),
+        interrupted="Stopped. The same command goes on after the last epoch.",
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainers import checkpointing
 from trainers import classifier
+from trainers import optimization
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
@@ -17,8 +18,6 @@ from trainers.data.datasets import ImageDataset
 from trainers.data.datasets import check_files
 from trainers.program import UserError
 from trainers.recipes import Recipe
-
-CURVES_FILE = "training_curves.png"
 
 
 def make_model(
@@ -51,7 +50,7 @@ def make_model(
                 num_classes=len(dataset.class_names),
                 synchronized=replicas > 1,
             )
-            classifier.compile_classifier(
+            optimization.compile_classifier(
                 model, recipe, steps_per_epoch=count_steps(recipe, dataset)
             )
     except ValueError as error:
@@ -106,15 +105,17 @@ def train(
             "crop_fraction": recipe.crop_fraction,
         },
     )
-    metrics_file = model_dir / checkpointing.METRICS_FILE
+    metrics_file = model_dir / run_folder.METRICS_FILE
     callbacks = [
         StopAtInfiniteLoss(),
-        keras.callbacks.TensorBoard(model_dir / "logs", write_graph=False),
+        keras.callbacks.TensorBoard(
+            model_dir / run_folder.LOGS_FOLDER, write_graph=False
+        ),
         keras.callbacks.CSVLogger(metrics_file, append=True),
         checkpoint,
     ]
     _fit(model, recipe, dataset, callbacks, seed=seed, epochs_done=epochs_done)
-    plots.plot_training_curves(metrics_file, model_dir / CURVES_FILE)
+    plots.plot_training_curves(metrics_file, model_dir / run_folder.CURVES_FILE)
 
 
 class StopAtInfiniteLoss(keras.callbacks.Callback):
@@ -163,7 +164,7 @@ def _fit(model, recipe, dataset, callbacks, *, seed, epochs_done):
             callbacks=callbacks,
             # The batches are in their order already.
             shuffle=False,
-            # A bar that moves, or in a log file a line an epoch.
+            # A bar that moves, or in a log file a line per epoch.
             verbose=1 if sys.stdout.isatty() else 2,
         )
     finally:

@@ -217,7 +217,7 @@ def _make_split(stored_images, labels, *, load):
 
 
 def _hold_out(images, labels):
-    """Returns (images, labels) to train on, and those of a fifth a class."""
+    """Returns (images, labels) to train on, and a fifth of each class."""
     try:
         train_images, images, train_labels, labels = (
             sklearn.model_selection.train_test_split(

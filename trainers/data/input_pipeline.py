@@ -40,7 +40,7 @@ def make_training_batches(
     Returns:
         Dataset of `(images, one_hot_labels)`: float32 `(batch_size,
         image_size, image_size, channels)`, 0 to 255, and float32
-        `(batch_size, num_classes)`; `split.size // batch_size` an epoch.
+        `(batch_size, num_classes)`; `split.size // batch_size` per epoch.
     """
     examples_used = split.size // batch_size * batch_size
 

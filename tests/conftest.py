@@ -61,7 +61,7 @@ def build_small_model():
 
 
 # Fixtures that take seconds to make.
-_DEAR_FIXTURES = ("export_dir",)
+_DEAR_FIXTURES = ("export_dir", "trained", "whole_run")
 
 
 def pytest_configure(config):

@@ -19,7 +19,9 @@ def replacing(path: os.PathLike) -> Iterator[pathlib.Path]:
         if the block raises.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f"partial-{path.name}")
+    # What a process left that was killed.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         # A machine that stops must not leave a new name for missing contents.

@@ -9,11 +9,11 @@ import pytest
 
 from trainers import checkpointing
 from trainers import evaluation
+from trainers import optimization
 from trainers import training
 from trainers.data.datasets import ImageDataset
 from trainers.data.datasets import open_dataset
 from trainers.program import UserError
-from trainers.recipes import get_recipe
 from trainers.settings import make_recipe
 from trainers.settings import resolve_flags
 
@@ -54,7 +54,7 @@ def make_model(recipe, units=10):
             keras.layers.Dense(10),
         ]
     )
-    training.classifier.compile_classifier(model, recipe, steps_per_epoch=STEPS)
+    optimization.compile_classifier(model, recipe, steps_per_epoch=STEPS)
     return model
 
 
@@ -96,6 +96,7 @@ def read_metrics(model_dir):
         return list(csv.reader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "count"),
     [("on_train_batch_end", 1), ("on_train_batch_end", 4), ("_write_state", 2)],
@@ -122,6 +123,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert epochs == ["epoch", "0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_longer_run_keeps_the_epochs_that_are_done(recipe, dataset, tmp_path):
     train(recipe, dataset, tmp_path)
     rows = read_metrics(tmp_path)
@@ -194,8 +196,8 @@ def test_failed_save_leaves_the_last_state(recipe, tmp_path, monkeypatch):
     save_epochs(tmp_path, model, [(0.8, 2.0)])
     before = (tmp_path / "train_state.npz").read_bytes()
 
-    def fail(file, *values, **named):
-        file.write(b"half a file")
+    def fail(path, *values, **named):
+        path.write_bytes(b"half a file")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", fail)
@@ -204,6 +206,7 @@ def test_failed_save_leaves_the_last_state(recipe, tmp_path, monkeypatch):
     assert (tmp_path / "train_state.npz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_is_one_line(dataset, tmp_path):
     recipe = make_recipe(
         resolve_flags(
@@ -213,8 +216,3 @@ def test_loss_that_is_not_finite_is_one_line(dataset, tmp_path):
     with pytest.raises(UserError, match="smaller --learning_rate"):
         train(recipe, dataset, tmp_path)
     assert not (tmp_path / "train_state.npz").exists()
-
-
-def test_digits_recipe_is_the_default():
-    resolved = resolve_flags({}, saved={})
-    assert make_recipe(resolved) == get_recipe("digits")

@@ -86,6 +86,7 @@ def test_tpu_address_with_another_strategy_is_refused():
         get_strategy("mirrored", tpu="my-tpu")
 
 
+@pytest.mark.slow
 def test_mirrored_step_equals_that_of_one_device():
     # Devices can be split only before TensorFlow starts.
     program = """
@@ -97,7 +98,7 @@ def test_mirrored_step_equals_that_of_one_device():
         half = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(cpu, [half, half])
 
-        from trainers.classifier import add_weight_decay
+        from trainers.optimization import add_weight_decay
         from trainers.strategies import get_strategy
 
         images = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")

@@ -11,58 +11,46 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
-from trainers import classifier
+from export.exporter import export_classifier
+from export.trained_classifier import load_classifier
 from trainers import evaluation
-from trainers import recipes
 from trainers import train_classifier
 from trainers.data.datasets import open_dataset
 from trainers.data.preprocessing import prepare_image
+from trainers.knobs import list_knobs
 from trainers.program import UserError
-from trainers.settings import make_recipe
+from trainers.recipes import Recipe
+from trainers.settings import Run
 from trainers.settings import resolve_flags
 
-# A network that trains on the digits in seconds: 5 steps an epoch.
+# A network that trains on the digits in seconds: 5 steps per epoch.
 SMALL = {"width_multiplier": 0.125, "batch_size": 256}
 
 
 @pytest.fixture(autouse=True)
-def parsed_flags():
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver():
-        yield
+def _precision():
+    yield
     keras.config.set_dtype_policy("float32")
 
 
 def run_main(**values):
+    flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**values):
         train_classifier.main(["train_classifier"])
 
 
-def run_program(module, *arguments):
-    """Returns what a program prints to standard output."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-
-
 def get_error(**values):
-    """Returns what the program says on standard error before it exits."""
-    with pytest.raises(SystemExit) as exit_:
+    """Returns the one line that says what is wrong with flags."""
+    with pytest.raises(UserError) as error:
         run_main(**values)
-    message = exit_.value.code
-    assert isinstance(message, str)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run of one epoch that was then made one longer."""
     model_dir = tmp_path_factory.mktemp("runs") / "digits"
-    flags.FLAGS.mark_as_parsed()
     run_main(model_dir=str(model_dir), epochs=1, mode="train", **SMALL)
     first_row = (model_dir / "metrics.csv").read_text()
     run_main(model_dir=str(model_dir), epochs=2)
@@ -70,6 +58,7 @@ def trained(tmp_path_factory):
     return model_dir
 
 
+@pytest.mark.slow
 def test_run_leaves_its_files(trained):
     assert sorted(path.name for path in trained.iterdir()) == [
         "best.keras",
@@ -85,14 +74,11 @@ def test_run_leaves_its_files(trained):
     ]
 
 
+@pytest.mark.slow
 def test_run_is_exported_and_predicts_from_both_files(trained, tmp_path):
     """From the flags of training to the top class of an image file."""
     export_dir = tmp_path / "export"
-    run_program(
-        "export.export_model",
-        f"--model={trained / 'best.keras'}",
-        f"--export_dir={export_dir}",
-    )
+    export_classifier(load_classifier(trained / "best.keras"), export_dir)
     scans = open_dataset("digits").validation.examples.take(3)
     paths, images = [], []
     for number, (image, _) in enumerate(scans):
@@ -101,16 +87,29 @@ def test_run_is_exported_and_predicts_from_both_files(trained, tmp_path):
         images.append(prepare_image(image, 16, crop_fraction=1.0))
     model = evaluation.load_model(trained / "best.keras")
     expected = model.predict(np.stack(images), verbose=0).argmax(axis=-1)
-    for file in ("saved_model", "model.tflite"):
-        printed = run_program(
-            "export.predict", *paths, f"--model={export_dir / file}", "--top=1"
-        )
+    processes = [
+        start_prediction(paths, export_dir / file)
+        for file in ("saved_model", "model.tflite")
+    ]
+    for process in processes:
+        printed, _ = process.communicate()
+        assert process.returncode == 0
         # A line with the path, then one with the probability and the class.
         lines = [line.split() for line in printed.splitlines()]
         assert [line[0] for line in lines[::2]] == list(map(str, paths))
         assert [line[1] for line in lines[1::2]] == list(map(str, expected))
 
 
+def start_prediction(paths, model):
+    arguments = [*map(str, paths), f"--model={model}", "--top=1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "export.predict", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
 def test_run_saves_all_flags_resolved(trained):
     saved = json.loads((trained / "flags.json").read_text())
     assert saved == {
@@ -138,6 +137,7 @@ def test_run_saves_all_flags_resolved(trained):
     }
 
 
+@pytest.mark.slow
 def test_run_saves_what_an_export_needs(trained):
     metadata = json.loads((trained / "metadata.json").read_text())
     assert metadata == {
@@ -152,6 +152,7 @@ def test_run_saves_what_an_export_needs(trained):
     assert (np.abs(logits.sum(axis=-1) - 1) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_best_epoch(trained):
     results = json.loads((trained / "results.json").read_text())
     rows = np.genfromtxt(trained / "metrics.csv", delimiter=",", names=True)
@@ -161,6 +162,7 @@ def test_results_are_those_of_the_best_epoch(trained):
     )
 
 
+@pytest.mark.slow
 def test_evaluation_needs_no_flag_but_the_folder(trained):
     before = (trained / "results.json").read_text()
     (trained / "results.json").unlink()
@@ -168,6 +170,7 @@ def test_evaluation_needs_no_flag_but_the_folder(trained):
     assert (trained / "results.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_finished_run_is_left_as_it_is(trained, capsys):
     before = (trained / "train_state.npz").read_bytes()
     run_main(model_dir=str(trained), mode="train")
@@ -175,6 +178,7 @@ def test_finished_run_is_left_as_it_is(trained, capsys):
     assert (trained / "train_state.npz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_contradicting_flags_are_named(trained):
     message = get_error(model_dir=str(trained), depth=50, seed=1)
     assert "--depth=50 instead of 26" in message
@@ -182,6 +186,31 @@ def test_contradicting_flags_are_named(trained):
     assert "--epochs=1 instead of 2" in get_error(
         model_dir=str(trained), epochs=1
     )
+
+
+def test_knob_younger_than_the_run_had_its_default(tmp_path):
+    saved = resolve_flags({"stem_strides": 2}, saved={})
+    del saved["dropout_rate"]
+    (tmp_path / "flags.json").write_text(json.dumps(saved))
+    message = get_error(model_dir=str(tmp_path), dropout_rate=0.5)
+    assert message.endswith("Received: --dropout_rate=0.5 instead of 0.0")
+
+
+def test_help_shows_each_knob_under_its_heading(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        train_classifier,
+        "run_program",
+        lambda main, **arguments: given.update(arguments, main=main),
+    )
+    train_classifier.run()
+    knobs = [*list_knobs(Run), *list_knobs(Recipe)]
+    assert {field.name for field, _ in knobs} < set(flags.FLAGS)
+    assert sorted(given["flag_groups"]) == sorted(
+        {about.group for _, about in knobs}
+    )
+    assert given["main"] is train_classifier.main
+    assert "same command goes on" in given["interrupted"]
 
 
 @pytest.mark.parametrize(
@@ -229,85 +258,7 @@ def test_evaluation_without_a_run_is_one_line(tmp_path):
     assert "needs the --model_dir of a run" in message
 
 
-def test_model_dir_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    message = get_error(model_dir=str(tmp_path / "file" / "run"))
-    assert "must be a folder that can be written" in message
-
-
-def test_model_of_unknown_origin_is_not_overwritten(tmp_path):
-    (tmp_path / "best.keras").write_text("precious")
-    assert "holds best.keras" in get_error(model_dir=str(tmp_path))
-    assert (tmp_path / "best.keras").read_text() == "precious"
-
-
-def test_damaged_flags_file_is_one_line(tmp_path):
-    (tmp_path / "flags.json").write_text('{"depth": 2')
-    assert "flags.json is damaged" in get_error(model_dir=str(tmp_path))
-
-
-def test_flags_left_out_are_as_saved():
-    resolved = resolve_flags({"epochs": 7}, {"batch_size": 32, "epochs": 5})
-    assert (resolved["epochs"], resolved["batch_size"]) == (7, 32)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "image_size", "scope_size", "epochs"),
-    [
-        ("digits", 16, 7, 20),
-        ("cifar10:3.0.2", 32, 7, 200),
-        ("imagenet2012", 224, 23, 90),
-    ],
-)
-def test_recipe_follows_the_data(dataset, image_size, scope_size, epochs):
-    recipe = recipes.get_recipe(dataset)
-    assert recipe.image_size == image_size
-    assert recipe.scope_size == scope_size
-    assert recipe.epochs == epochs
-
-
-def test_learning_rate_warms_up_and_falls_to_zero():
-    recipe = recipes.Recipe(epochs=10, warmup_epochs=2, learning_rate=0.5)
-    schedule = classifier.make_learning_rate(recipe, steps_per_epoch=4)
-    rates = [float(schedule(step)) for step in (0, 4, 8, 24, 40)]
-    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
-
-
-def test_weight_decay_adds_its_multiple_of_the_weights_to_the_gradient():
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            keras.layers.Dense(3),
-            keras.layers.BatchNormalization(),
-        ]
-    )
-    classifier.add_weight_decay(model, 0.25)
-    for variable in model.trainable_variables:
-        variable.assign(
-            np.random.default_rng(0).normal(size=tuple(variable.shape))
-        )
-    with tf.GradientTape() as tape:
-        loss = tf.add_n(model.losses)
-    gradients = tape.gradient(
-        loss, [variable.value for variable in model.trainable_variables]
-    )
-    kernel, bias, gamma, beta = model.trainable_variables
-    np.testing.assert_allclose(gradients[0], 0.25 * kernel.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(gradients[1], 0.25 * bias.numpy(), rtol=1e-6)
-    assert (gamma.name, beta.name) == ("gamma", "beta")
-    assert gradients[2:] == [None, None]
-
-
-def test_measure_counts_and_averages():
-    logits = np.log([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]])
-    results = evaluation.measure(logits.astype(np.float32), np.array([0, 0, 2]))
-    assert results["examples"] == 3
-    np.testing.assert_allclose(results["accuracy"], 2 / 3)
-    np.testing.assert_allclose(
-        results["loss"], -np.log([0.7, 0.25, 0.8]).mean(), rtol=1e-5
-    )
-
-
+@pytest.mark.slow
 def test_other_classes_are_refused_in_evaluation(trained, tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
@@ -318,8 +269,3 @@ def test_other_classes_are_refused_in_evaluation(trained, tmp_path):
         model_dir=str(trained), mode="eval", dataset=str(tmp_path)
     )
     assert "other classes" in message
-
-
-def test_out_of_range_numbers_are_user_errors():
-    with pytest.raises(UserError, match="--epochs must be at least 1"):
-        make_recipe(resolve_flags({"epochs": -1}, {}))

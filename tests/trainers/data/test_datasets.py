@@ -1,4 +1,4 @@
-"""Data sets, batches and augmentation, on images whose pixels are known."""
+"""Data sets whose images are known."""
 
 import keras
 import numpy as np
@@ -7,12 +7,8 @@ import sklearn.datasets
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainers.data import augmentation
-from trainers.data import input_pipeline
-from trainers.data.datasets import Split
 from trainers.data.datasets import check_files
 from trainers.data.datasets import open_dataset
-from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
 
 
@@ -60,35 +56,6 @@ def photos(tmp_path):
     return tmp_path
 
 
-def make_split(size):
-    """Returns images of 8x8 pixels in which each pixel is the label."""
-    labels = np.arange(size)
-    images = np.zeros((size, 8, 8, 1), np.uint8)
-    images += labels[:, None, None, None].astype(np.uint8)
-    return Split(
-        tf.data.Dataset.from_tensor_slices((images, labels)),
-        size=size,
-        shuffle_buffer=size,
-        load=tf.identity,
-    )
-
-
-def make_training_batches(size, **changes):
-    arguments = {
-        "num_classes": size,
-        "image_size": 8,
-        "batch_size": 5,
-        "augment": augmentation.jitter,
-        "seed": 0,
-        "epochs": 3,
-    }
-    batches = input_pipeline.make_training_batches(
-        make_split(size), **{**arguments, **changes}
-    )
-    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.stack(images), np.stack(labels).argmax(axis=-1)
-
-
 def test_digits_are_the_scans_of_scikit_learn(digits):
     scans = sklearn.datasets.load_digits().images
     splits = (digits.train, digits.validation)
@@ -119,101 +86,6 @@ def test_split_is_the_same_whatever_the_seed(photos):
     first = open_dataset(str(photos)).files
     keras.utils.set_random_seed(2)
     assert open_dataset(str(photos)).files == first
-
-
-def test_training_batches_depend_on_seed_and_epoch_alone():
-    images, labels = make_training_batches(13)
-    again, labels_again = make_training_batches(13)
-    others, other_labels = make_training_batches(13, seed=1)
-
-    np.testing.assert_array_equal(images, again)
-    np.testing.assert_array_equal(labels, labels_again)
-    assert (labels[:2] != labels[2:4]).any()
-    assert (labels != other_labels).any()
-    assert (images != others).any()
-
-
-def test_training_batches_of_an_epoch_repeat_no_example():
-    _, labels = make_training_batches(13)
-    for epoch_labels in labels.reshape(3, 10):
-        assert len(set(epoch_labels)) == 10
-
-
-def test_resumed_training_batches_are_the_last_of_all():
-    images, labels = make_training_batches(13)
-    last_images, last_labels = make_training_batches(13, initial_epoch=2)
-    np.testing.assert_array_equal(last_images, images[4:])
-    np.testing.assert_array_equal(last_labels, labels[4:])
-
-
-def test_training_images_keep_their_labels():
-    images, labels = make_training_batches(13)
-    # The middle of an image stays in it, whatever the jitter.
-    np.testing.assert_allclose(images[:, :, 4, 4, 0], labels, rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", [10, 13], ids=["whole", "filled"])
-def test_evaluation_counts_each_example_once(size):
-    batches = input_pipeline.make_evaluation_batches(
-        make_split(size),
-        num_classes=size,
-        image_size=8,
-        batch_size=5,
-        crop_fraction=1.0,
-    )
-    images, labels, weights = (
-        np.concatenate(parts)
-        for parts in zip(*batches.as_numpy_iterator(), strict=True)
-    )
-    assert len(images) % 5 == 0
-    np.testing.assert_array_equal(images[:size, 0, 0, 0], np.arange(size))
-    np.testing.assert_array_equal(labels[:size], np.eye(size))
-    assert (weights > 0).sum() == size
-    assert not weights[size:].any()
-
-    # What Keras makes of them is the mean over the examples.
-    model = keras.Sequential([keras.layers.Flatten()])
-    model.compile(loss=keras.losses.MeanSquaredError())
-    targets = batches.map(
-        lambda image, label, weight: (image, tf.zeros((5, 64)), weight)
-    )
-    loss = model.evaluate(targets, verbose=0)
-    np.testing.assert_allclose(loss, np.mean(np.arange(size) ** 2), rtol=1e-5)
-
-
-def test_prepare_image_takes_the_central_square():
-    image = np.arange(8 * 10).reshape(8, 10, 1)
-    square = prepare_image(image, image_size=4, crop_fraction=0.5)
-    np.testing.assert_allclose(square, image[2:6, 3:7])
-
-
-def test_jitter_moves_a_point_as_far_as_it_says():
-    image = np.zeros((16, 16, 1), np.float32)
-    image[7:9, 7:9] = 255
-    rows, columns = np.mgrid[:16, :16] - 7.5
-    shifts = []
-    for number in range(200):
-        moved = augmentation.jitter(
-            image, 16, tf.constant([0, number]), rotation=0.0, zoom=0.0
-        )[..., 0]
-        weights = moved / np.sum(moved)
-        shifts.append([np.sum(weights * rows), np.sum(weights * columns)])
-    np.testing.assert_allclose(np.max(np.abs(shifts), axis=0), 2, atol=0.1)
-    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.25)
-
-
-@pytest.mark.parametrize(
-    "augment", [augmentation.shift_and_flip, augmentation.crop_and_flip]
-)
-def test_augmentation_flips_every_other_image(augment):
-    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))[..., None]
-    flips = 0
-    for number in range(200):
-        image = augment(ramp, 24, tf.constant([0, number])).numpy()
-        flips += image[12, 6, 0] > image[12, 18, 0]
-        assert image.shape == (24, 24, 1)
-        assert 0 <= image.min() <= image.max() <= 240
-    assert 70 < flips < 130
 
 
 def test_folder_gives_images_with_their_classes(photos):

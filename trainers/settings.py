@@ -58,12 +58,12 @@ def resolve_flags(given: Mapping, saved: Mapping) -> dict:
     Returns:
         All flags: as given, or else as saved, or else from the recipe.
     """
-    run = read_knobs(Run())
-    resolved = {**run, **saved, **given}
+    resolved = {**read_knobs(Run()), **saved, **given}
     if os.path.isdir(resolved["dataset"]):
         resolved["dataset"] = os.path.abspath(resolved["dataset"])
     recipe = read_knobs(get_recipe(resolved["dataset"]))
-    resolved = {**recipe, **resolved}
+    for name, value in recipe.items():
+        resolved.setdefault(name, value)
     if "learning_rate" not in {*saved, *given}:
         resolved["learning_rate"] *= (
             resolved["batch_size"] / recipe["batch_size"]

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shutil
 
 import keras
 import numpy as np
@@ -124,8 +125,11 @@ def test_resumed_run_equals_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_longer_run_keeps_the_epochs_that_are_done(recipe, dataset, tmp_path):
-    train(recipe, dataset, tmp_path)
+def test_longer_run_keeps_the_epochs_that_are_done(
+    recipe, dataset, whole_run, tmp_path
+):
+    whole_dir, _ = whole_run
+    shutil.copytree(whole_dir, tmp_path, dirs_exist_ok=True)
     rows = read_metrics(tmp_path)
     longer = make_recipe(
         resolve_flags(

@@ -1,30 +1,21 @@
 """The program that trains, from its flags to its files."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from absl.testing import flagsaver
 
-from export.exporter import export_classifier
-from export.trained_classifier import load_classifier
+from tests.support.training import run_main
 from trainers import evaluation
 from trainers import train_classifier
-from trainers.data.datasets import open_dataset
-from trainers.data.preprocessing import prepare_image
 from trainers.knobs import list_knobs
 from trainers.program import UserError
 from trainers.recipes import Recipe
 from trainers.settings import Run
 from trainers.settings import resolve_flags
-
-# A network that trains on the digits in seconds: 5 steps per epoch.
-SMALL = {"width_multiplier": 0.125, "batch_size": 256}
 
 
 @pytest.fixture(autouse=True)
@@ -33,29 +24,12 @@ def _precision():
     keras.config.set_dtype_policy("float32")
 
 
-def run_main(**values):
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**values):
-        train_classifier.main(["train_classifier"])
-
-
 def get_error(**values):
     """Returns the one line that says what is wrong with flags."""
     with pytest.raises(UserError) as error:
         run_main(**values)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of one epoch that was then made one longer."""
-    model_dir = tmp_path_factory.mktemp("runs") / "digits"
-    run_main(model_dir=str(model_dir), epochs=1, mode="train", **SMALL)
-    first_row = (model_dir / "metrics.csv").read_text()
-    run_main(model_dir=str(model_dir), epochs=2)
-    assert (model_dir / "metrics.csv").read_text().startswith(first_row)
-    return model_dir
 
 
 @pytest.mark.slow
@@ -72,41 +46,6 @@ def test_run_leaves_its_files(trained):
         "train_state.npz",
         "training_curves.png",
     ]
-
-
-@pytest.mark.slow
-def test_run_is_exported_and_predicts_from_both_files(trained, tmp_path):
-    """From the flags of training to the top class of an image file."""
-    export_dir = tmp_path / "export"
-    export_classifier(load_classifier(trained / "best.keras"), export_dir)
-    scans = open_dataset("digits").validation.examples.take(3)
-    paths, images = [], []
-    for number, (image, _) in enumerate(scans):
-        paths.append(tmp_path / f"scan{number}.png")
-        paths[-1].write_bytes(tf.io.encode_png(image).numpy())
-        images.append(prepare_image(image, 16, crop_fraction=1.0))
-    model = evaluation.load_model(trained / "best.keras")
-    expected = model.predict(np.stack(images), verbose=0).argmax(axis=-1)
-    processes = [
-        start_prediction(paths, export_dir / file)
-        for file in ("saved_model", "model.tflite")
-    ]
-    for process in processes:
-        printed, _ = process.communicate()
-        assert process.returncode == 0
-        # A line with the path, then one with the probability and the class.
-        lines = [line.split() for line in printed.splitlines()]
-        assert [line[0] for line in lines[::2]] == list(map(str, paths))
-        assert [line[1] for line in lines[1::2]] == list(map(str, expected))
-
-
-def start_prediction(paths, model):
-    arguments = [*map(str, paths), f"--model={model}", "--top=1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "export.predict", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ folder of a run.
 """
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -147,12 +148,12 @@ def _define_flag(field, about, show_default):
     parts = [about.help]
     # Without the None of `str | None`.
     kind = (typing.get_args(field.type) or (field.type,))[0]
-    arguments = {}
     define = _DEFINE[kind]
-    if kind is str and about.rule:
+    if kind is str and about.rule and about.rule.choices:
         # Says in `--help` what the choices are.
-        define = flags.DEFINE_enum
-        arguments["enum_values"] = about.rule.choices
+        define = functools.partial(
+            flags.DEFINE_enum, enum_values=about.rule.choices
+        )
     elif about.rule:
         parts.append(about.rule.text)
     if show_default and field.default is not None:
@@ -162,5 +163,4 @@ def _define_flag(field, about, show_default):
         default=None,
         help=f"{'; '.join(parts)}.",
         module_name=about.group,
-        **arguments,
     )

@@ -25,7 +25,12 @@ class Tea:
     leaves: str = knob(
         "green", "Kind", knobs.one_of("green", "black"), group="shop"
     )
-    shop: str | None = knob(None, "Where it is from", group="shop")
+    shop: str | None = knob(
+        None,
+        "Where it is from",
+        knobs.Rule("letters", str.isalpha),
+        group="shop",
+    )
     most: float | None = knob(
         None, "Largest price", knobs.greater_than(0), group="shop"
     )
@@ -99,7 +104,7 @@ def test_help_has_the_rule(define):
     assert defined["strainer"].help == "Width of the mesh; 1, 3 or 7."
     # absl writes the choices before the help.
     assert defined["leaves"].help == "<green|black>: Kind."
-    assert defined["shop"].help == "Where it is from."
+    assert defined["shop"].help == "Where it is from; letters."
 
 
 def test_help_has_the_default_if_there_is_but_one(define):
@@ -107,7 +112,7 @@ def test_help_has_the_default_if_there_is_but_one(define):
     assert defined["cups"].help == "How many, cups; at least 1; 2 by default."
     assert defined["leaves"].help == "<green|black>: Kind; green by default."
     assert defined["milk"].help == "Whether with milk; False by default."
-    assert defined["shop"].help == "Where it is from."
+    assert defined["shop"].help == "Where it is from; letters."
 
 
 def test_help_stands_under_the_headings_of_the_groups(define):
@@ -151,6 +156,7 @@ def test_other_values_take_the_place_of_all_knobs():
         ("degrees", [80, 100], [79, 101], "from 80 to 100"),
         ("strainer", [1, 3, 7], [0, 2, 5], "1, 3 or 7"),
         ("leaves", ["green", "black"], ["red", None], "green or black"),
+        ("shop", [None, "Ming"], ["", "7"], "letters"),
         ("most", [None, 0.5], [0.0], "greater than 0"),
     ],
 )

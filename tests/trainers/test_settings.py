@@ -48,13 +48,13 @@ def test_digits_recipe_is_the_default():
 
 
 def test_saved_flags_stay_as_they_are():
-    assert resolve_flags({}, saved=SAVED) == SAVED
-    changed = {**SAVED, "layout": "LLCC", "learning_rate": 0.3, "seed": 5}
-    assert resolve_flags({}, saved=changed) == changed
-    assert make_recipe(changed) == dataclasses.replace(
+    saved = {**SAVED, "layout": "LLCC", "learning_rate": 0.3, "seed": 5}
+    resolved = resolve_flags({}, saved=saved)
+    assert {name: resolved[name] for name in saved} == saved
+    assert make_recipe(resolved) == dataclasses.replace(
         get_recipe("digits"), layout="LLCC", learning_rate=0.3
     )
-    assert make_run(changed) == Run(seed=5)
+    assert make_run(resolved) == Run(seed=5)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -91,13 +89,8 @@ def model_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def export_dir(model_dir) -> pathlib.Path:
     """What `export.export_model` makes of `model_dir`."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "export.export_model",
-            f"--model={model_dir / 'best.keras'}",
-        ],
-        check=True,
-    )
+    from tests.support.programs import Program
+
+    model = model_dir / "best.keras"
+    Program("export.export_model").run(model=str(model))
     return model_dir / "export"

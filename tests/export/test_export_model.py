@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import lambda_keras
 from export import exporter
+from export.formats import FORMATS
 from export.formats.tflite import list_operators
 from export.trained_classifier import convert_to_float32
 from export.trained_classifier import end_in_softmax
@@ -137,6 +138,8 @@ def test_export_records_small_differences_from_keras(export_dir):
         "saved_model, image_bytes",
         "model.tflite",
     ]
+    files = [row["file"] for row in report.values()]
+    assert files == ["saved_model", "saved_model", "model.tflite"]
     for row in report.values():
         assert row["max_difference"] < 1e-4
         assert row["top1_agreement"] == 1
@@ -153,16 +156,14 @@ def test_export_leaves_no_other_files(export_dir):
 @pytest.fixture
 def copied_export(export_dir, tmp_path, monkeypatch):
     """An earlier export, and writers that write what it holds in no time."""
-    monkeypatch.setattr(
-        exporter,
-        "write_saved_model",
-        lambda _, folder: shutil.copytree(export_dir / "saved_model", folder),
-    )
-    monkeypatch.setattr(
-        exporter,
-        "write_tflite",
-        lambda _, path: shutil.copy(export_dir / "model.tflite", path),
-    )
+
+    def copy(_, path):
+        source = export_dir / path.name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, path)
+
+    copying = [model_format._replace(write=copy) for model_format in FORMATS]
+    monkeypatch.setattr(exporter, "FORMATS", copying)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.tflite").write_text("the earlier one")
     return tmp_path / "export"

@@ -2,9 +2,20 @@
 
 import contextlib
 import importlib
+import sys
+from unittest import mock
 
+from absl import app
 from absl import flags
+from absl import logging
 from absl.testing import flagsaver
+
+# Those of absl, such as --verbosity.
+_COMMON_FLAGS = [
+    flag
+    for module in (app, logging)
+    for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]
+]
 
 
 class Program:
@@ -19,9 +30,13 @@ class Program:
 
     def __init__(self, module_name):
         self._flags = flags.FlagValues()
+        for flag in _COMMON_FLAGS:
+            self._flags[flag.name] = flag
         with self._own_flags():
             self.module = importlib.import_module(module_name)
-            self._flags.append_flag_values(flags.FLAGS)
+            own_flags = flags.FlagValues()
+            own_flags.append_flag_values(flags.FLAGS)
+        self._flags = own_flags
 
     def run(self, **values):
         """Runs `main` with values for some flags."""
@@ -29,6 +44,16 @@ class Program:
             flags.FLAGS.mark_as_parsed()
             with flagsaver.flagsaver(**values):
                 self.module.main([self.module.__name__])
+
+    def start(self, *arguments):
+        """Runs the program as its command does; it ends in `SystemExit`."""
+        argv = [self.module.__name__, *map(str, arguments)]
+        with (
+            self._own_flags(),
+            flagsaver.flagsaver(),
+            mock.patch.object(sys, "argv", argv),
+        ):
+            self.module.run()
 
     @contextlib.contextmanager
     def _own_flags(self):

@@ -8,6 +8,7 @@ import pytest
 
 import lambda_keras
 from tests.support.programs import Program
+from trainers.program import UserError
 
 PROGRAM = Program("benchmarks.check_networks")
 check_networks = PROGRAM.module
@@ -120,7 +121,7 @@ def test_the_others_are_checked_after_one_that_fails(monkeypatch, capsys):
 
 
 def test_an_unknown_network_is_named():
-    with pytest.raises(SystemExit, match=r"some of resnet50,.*: resnet51$"):
+    with pytest.raises(UserError, match=r"some of resnet50,.*: resnet51$"):
         PROGRAM.run(networks=["resnet51"])
 
 

@@ -14,6 +14,7 @@ from benchmarks import workers
 from benchmarks.cases import Case
 from lambda_keras import LambdaConv
 from tests.support.programs import Program
+from trainers.program import UserError
 
 _LAYERS = Program("benchmarks.layers")
 _NETWORKS = Program("benchmarks.networks")
@@ -259,7 +260,7 @@ def test_peak_memory_is_what_was_needed_since_the_reset():
 
 
 def test_unknown_name_of_a_case_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"--cases must be some of.*9x9x9"):
+    with pytest.raises(UserError, match=r"--cases must be some of.*9x9x9"):
         _LAYERS.run(cases=["9x9x9"], output=str(tmp_path))
 
 
@@ -297,7 +298,7 @@ def test_profile_groups_operations_by_what_they_belong_to():
     ids=["nothing", "both", "of_another_framework"],
 )
 def test_profile_refuses_what_it_cannot_record(values, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         _PROFILE.run(**values)
 
 

@@ -11,6 +11,7 @@ from export import timm_networks
 from lambda_keras import make_timm_state
 from tests.support.programs import Program
 from tests.support.torch_networks import import_timm
+from trainers.program import UserError
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_a_difference_from_timm_fails_and_writes_nothing(
         timm_networks, "compute_timm_logits", lambda *_: np.ones((2, 1000))
     )
     output = tmp_path / "model.keras"
-    with pytest.raises(SystemExit, match=r"within 0\.0001 of timm's"):
+    with pytest.raises(UserError, match=r"within 0\.0001 of timm's"):
         program.run(
             network="lambda_resnet26t",
             weights=str(checkpoint),
@@ -131,5 +132,5 @@ def test_bad_flags_exit_with_a_reason(program, checkpoint, flags, message):
         output="model.keras",
         image_size=64,
     )
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         program.run(**(arguments | flags))

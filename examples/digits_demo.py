@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+from export.formats import FORMATS
+
 _NUM_SCANS = 5
 
 
@@ -83,8 +85,9 @@ def main() -> None:
     run_step("trainers.train_classifier", f"--model_dir={model_dir}")
     run_step("export.export_model", f"--model={model_dir / 'best.keras'}")
     scans = write_scans(model_dir / "scans")
-    for model in ("saved_model", "model.tflite"):
-        run_step("export.predict", *scans, f"--model={export_dir / model}")
+    for model_format in FORMATS:
+        model = export_dir / model_format.file_name
+        run_step("export.predict", *scans, f"--model={model}")
 
     print(summarize(model_dir))
     print(f"All this took {time.monotonic() - start:.0f} seconds.")

@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib
+import io
+import subprocess
 import sys
+from typing import ClassVar
 from unittest import mock
 
 from absl import app
@@ -28,15 +31,18 @@ class Program:
         module: the imported module.
     """
 
+    # A module defines its flags once, when it is imported.
+    _flags_of_modules: ClassVar = {}
+
     def __init__(self, module_name):
         self._flags = flags.FlagValues()
         for flag in _COMMON_FLAGS:
             self._flags[flag.name] = flag
         with self._own_flags():
             self.module = importlib.import_module(module_name)
-            own_flags = flags.FlagValues()
-            own_flags.append_flag_values(flags.FLAGS)
-        self._flags = own_flags
+            imported = flags.FlagValues()
+            imported.append_flag_values(flags.FLAGS)
+        self._flags = self._flags_of_modules.setdefault(module_name, imported)
 
     def run(self, **values):
         """Runs `main` with values for some flags."""
@@ -66,3 +72,24 @@ class Program:
         finally:
             flags.FLAGS.remove_flag_values(list(flags.FLAGS))
             flags.FLAGS.append_flag_values(others)
+
+
+def run_in_this_process(command, **_):
+    """Stands in for `subprocess.run` of `python -m` with text captured."""
+    _, _, module_name, *arguments = command
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            Program(module_name).start(*arguments)
+        except SystemExit as end:
+            status = end.code
+    # As Python ends a process: a message is printed, and the code is 1.
+    if isinstance(status, str):
+        errors.write(f"{status}\n")
+        status = 1
+    return subprocess.CompletedProcess(
+        command, status or 0, output.getvalue(), errors.getvalue()
+    )

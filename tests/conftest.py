@@ -59,7 +59,7 @@ def build_small_model():
 
 
 # Fixtures that take seconds to make.
-_DEAR_FIXTURES = ("export_dir",)
+_DEAR_FIXTURES = ("export_dir", "launcher")
 
 
 def pytest_configure(config):
@@ -74,6 +74,7 @@ def pytest_collection_modifyitems(items):
         for name in _DEAR_FIXTURES:
             if name in item.fixturenames:
                 item.add_marker(pytest.mark.xdist_group(name))
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def test_pixels_are_prepared_as_for_imagenet(program):
     )
 
 
+@pytest.mark.slow
 def test_a_converted_file_gives_the_logits_of_the_network(
     program, checkpoint, tmp_path, capsys
 ):
@@ -75,6 +76,7 @@ def test_a_converted_file_gives_the_logits_of_the_network(
     assert [path.name for path in output.parent.iterdir()] == ["model.keras"]
 
 
+@pytest.mark.slow
 def test_a_conversion_is_compared_with_timm(
     program, checkpoint, tmp_path, capsys
 ):
@@ -89,6 +91,7 @@ def test_a_conversion_is_compared_with_timm(
     assert "of the largest logit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_difference_from_timm_fails_and_writes_nothing(
     program, checkpoint, tmp_path, monkeypatch
 ):

@@ -46,7 +46,7 @@ def count_multiply_adds(
         grid: sizes of the axes of positions.
         channels: of the inputs and of the outputs.
         scope: as in `count_visible_pairs`, on every axis.
-        num_heads: number of queries a position.
+        num_heads: number of queries per position.
         key_dim: size of each query and key.
 
     Returns:

@@ -19,7 +19,6 @@ take the better part of an hour on two cores; for a first look:
 
 import concurrent.futures
 import contextlib
-import json
 import math
 import multiprocessing
 import os
@@ -30,7 +29,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from absl import app
 from absl import flags
 from tqdm import tqdm
 
@@ -41,6 +39,7 @@ from export import exporter
 from export.trained_classifier import Classifier
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
+from trainers.program import run_program
 
 _NETWORKS = flags.DEFINE_list(
     "networks", list(lambda_keras.NETWORKS), "Names of those to check."
@@ -51,7 +50,9 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 
 _NUM_CLASSES = 10
 _PHASES = ("build", "train", "save", "export")
-_FILES = (".keras", "SavedModel", "TFLite")
+# Names of the exported files in the table and in an export's folder.
+_EXPORTED = {"SavedModel": "saved_model", "TFLite": "model.tflite"}
+_FILES = (".keras", *_EXPORTED)
 
 
 class CheckError(Exception):
@@ -133,12 +134,12 @@ def check_network(
         exporter.export_classifier(
             Classifier(loaded, class_names, crop_fraction=1.0), export_dir
         )
-    report = json.loads((export_dir / "verification.json").read_text())
-    on_images, on_bytes, tflite = (
-        row["max_difference"] for row in report.values()
-    )
-    differences = [difference, max(on_images, on_bytes), tflite]
-    return Check(parameters, costs, differences)
+    rows = exporter.read_report(export_dir).values()
+    exported = [
+        max(row["max_difference"] for row in rows if row["file"] == file)
+        for file in _EXPORTED.values()
+    ]
+    return Check(parameters, costs, [difference, *exported])
 
 
 def build_network(name: str, image_size: int, num_classes: int) -> keras.Model:
@@ -264,12 +265,9 @@ def _read_seconds():
 
 
 def main(argv: list[str]) -> None:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        names = check_names("networks", _NETWORKS.value, lambda_keras.NETWORKS)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    names = check_names("networks", _NETWORKS.value, lambda_keras.NETWORKS)
     # What the others log would break up the table; what they raise comes back.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(_format_line(["name", "parameters", *_PHASES, *_FILES]))
@@ -291,7 +289,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

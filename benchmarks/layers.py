@@ -22,10 +22,8 @@ import contextlib
 import itertools
 import os
 import pathlib
-import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 from tqdm import tqdm
 
@@ -42,6 +40,7 @@ from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
 from benchmarks.workers import measure
 from trainers.program import UserError
+from trainers.program import run_program
 
 _CASES = flags.DEFINE_list(
     "cases",
@@ -166,23 +165,20 @@ def measure_layers(
 
 
 def main(argv: list[str]) -> None:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if not _OUTPUT.value:
-            raise UserError("--output is missing: where the results go.")
-        chosen = list_cases(
-            check_names("cases", _CASES.value, cases.SHAPES),
-            check_names("scopes", _SCOPES.value, cases.SCOPES),
-            parse_numbers("batch_sizes", _BATCH_SIZES.value),
-            check_names("modes", _MODES.value, frameworks.MODES),
-        )
-        contestants = check_names(
-            "contestants", _CONTESTANTS.value, cases.CONTESTANTS
-        )
-        check_peers("contestants", cases.find_frameworks(contestants))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    if not _OUTPUT.value:
+        raise UserError("--output is missing: where the results go.")
+    chosen = list_cases(
+        check_names("cases", _CASES.value, cases.SHAPES),
+        check_names("scopes", _SCOPES.value, cases.SCOPES),
+        parse_numbers("batch_sizes", _BATCH_SIZES.value),
+        check_names("modes", _MODES.value, frameworks.MODES),
+    )
+    contestants = check_names(
+        "contestants", _CONTESTANTS.value, cases.CONTESTANTS
+    )
+    check_peers("contestants", cases.find_frameworks(contestants))
     setting = Setting(
         threads=_THREADS.value,
         memory_limit=round(_MEMORY.value * 2**30),
@@ -206,7 +202,7 @@ def list_cases(
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ r"""Times whole networks beside others, and beside the paper's ratios.
 
     python -m benchmarks.networks --output=runs/benchmarks
 
-prints images a second, parameters and memory, then how the hybrids of lambda
+prints images per second, parameters and memory, then how the hybrids of lambda
 layers and convolutions compare with what the paper reports, and writes
 networks.csv, in the columns of timm's benchmarks, and networks.png. It takes
 an hour or so on two cores; for a first look:
@@ -18,10 +18,8 @@ run on the backend that KERAS_BACKEND names.
 import contextlib
 import os
 import pathlib
-import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 
 from benchmarks import models
@@ -34,6 +32,7 @@ from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
 from benchmarks.workers import measure
 from trainers.program import UserError
+from trainers.program import run_program
 
 _MODELS = flags.DEFINE_list(
     "models",
@@ -65,7 +64,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of networks.csv and networks.png. Required."
 )
 
-# Examples a second in inference on 8 TPUv3 cores: Bello, 2021, Table 12.
+# Examples per second in inference on 8 TPUv3 cores: Bello, 2021, Table 12.
 _PAPER_THROUGHPUTS = {
     "resnet50_cccc": 7240,
     "resnet50_ccll": 4980,
@@ -91,13 +90,13 @@ def measure_networks(
         names: some of `models.MODELS`.
         modes: some of `models.MODES`.
         setting: how long and on what.
-        batch_size: number of images a step.
+        batch_size: number of images per step.
         image_size: height and width in pixels; 0 for each model's own.
         output: folder of networks.csv and networks.png, which is made if need
             be.
 
     Returns:
-        The rows of networks.csv, one a model.
+        The rows of networks.csv, one per model.
     """
     output.mkdir(parents=True, exist_ok=True)
     sizes = {
@@ -155,7 +154,7 @@ def compare_with_paper(rows: list[dict[str, Any]]) -> list[list[Any]]:
     """Returns the throughputs of hybrids over that of the convolutional one.
 
     Returns:
-        A list a hybrid: its name, the paper's ratio, ours in inference and in
+        A list per hybrid: its name, the paper's ratio, ours in inference and in
         training; `None` where it was not measured. The "free" ones have layers
         that do nothing for lambda layers: what those could reach.
     """
@@ -201,7 +200,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_throughputs(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws images a second over parameters, a point a model."""
+    """Draws images per second over parameters, a point per model."""
     from matplotlib.figure import Figure
 
     modes = [m for m in models.MODES if f"{m}_step_time" in rows[0]]
@@ -222,7 +221,7 @@ def draw_throughputs(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                 )
         axes.set_title({"infer": "inference", "train": "training"}[mode])
         axes.set_xlabel("millions of parameters")
-        axes.set_ylabel("images a second")
+        axes.set_ylabel("images per second")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
@@ -231,16 +230,13 @@ def draw_throughputs(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if not _OUTPUT.value:
-            raise UserError("--output is missing: where the results go.")
-        names = check_names("models", _MODELS.value, models.MODELS)
-        modes = check_names("modes", _MODES.value, models.MODES)
-        check_peers("models", models.find_frameworks(names))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    if not _OUTPUT.value:
+        raise UserError("--output is missing: where the results go.")
+    names = check_names("models", _MODELS.value, models.MODELS)
+    modes = check_names("modes", _MODES.value, models.MODES)
+    check_peers("models", models.find_frameworks(names))
     setting = Setting(
         threads=_THREADS.value,
         memory_limit=round(_MEMORY.value * 2**30),
@@ -258,12 +254,12 @@ def main(argv: list[str]) -> None:
     print(format_rows(rows))
     comparison = compare_with_paper(rows)
     if comparison:
-        header = ["images a second, CCCC = 1", "paper, infer", "infer", "train"]
+        header = ["images/s, CCCC = 1", "paper, infer", "infer", "train"]
         print(f"\n{reports.format_table(header, comparison)}")
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

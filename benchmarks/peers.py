@@ -9,10 +9,12 @@ import importlib
 
 import torch
 
+from export.timm_networks import import_timm
+
 
 def load() -> None:
     """Imports timm, lambda-networks and the compiler of PyTorch."""
-    _import_timm()
+    import_timm()
     importlib.import_module("lambda_networks")
     importlib.import_module("torch._inductor.compile_fx")
 
@@ -21,8 +23,7 @@ def build_timm_layer(
     size: int, channels: int, scope: int | None, num_heads: int, key_dim: int
 ) -> torch.nn.Module:
     """Builds timm's layer, with relative embeddings if the scope is `None`."""
-    timm = _import_timm()
-    return timm.layers.lambda_layer.LambdaLayer(
+    return import_timm().layers.LambdaLayer(
         channels,
         feat_size=size if scope is None else None,
         num_heads=num_heads,
@@ -53,26 +54,4 @@ def build_convolution(channels: int) -> torch.nn.Module:
 
 def build_timm_network(name: str) -> torch.nn.Module:
     """Builds a network of timm without trained weights."""
-    return _import_timm().create_model(name)
-
-
-def _import_timm():
-    """Imports timm where torchvision's compiled part does not load.
-
-    Then torchvision registers shapes for operators that do not exist, which
-    torch refuses. timm needs none of them.
-    """
-    register_fake = torch.library.register_fake
-
-    def register_known(operator, *args, **kwargs):
-        if str(operator).startswith("torchvision::"):
-            return lambda function: function
-        return register_fake(operator, *args, **kwargs)
-
-    torch.library.register_fake = register_known
-    try:
-        import timm
-        import timm.layers.lambda_layer
-    finally:
-        torch.library.register_fake = register_fake
-    return timm
+    return import_timm().create_model(name)

@@ -13,14 +13,12 @@ import collections
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
-from absl import app
 from absl import flags
 
 from benchmarks import cases
@@ -31,6 +29,7 @@ from benchmarks.arguments import check_names
 from benchmarks.cases import Case
 from benchmarks.workers import Measurement
 from trainers.program import UserError
+from trainers.program import run_program
 
 _LAYER = flags.DEFINE_string(
     "layer", None, f"A layer's inputs, one of {','.join(cases.SHAPES)}."
@@ -159,7 +158,7 @@ def profile_layer(case: Case, steps: int) -> None:
         for operation in operations
         if any(name in operation.kind for name in _PRODUCTS)
     )
-    print(f"{case}: {1000 * median:.3g} ms a step\n")
+    print(f"{case}: {1000 * median:.3g} ms per step\n")
     header = ["operations", "calls", "ms", "%"]
     print(reports.format_table(header, rows[:_MOST_KINDS]))
     print(
@@ -177,7 +176,7 @@ def profile_network(name: str, batch_size: int, steps: int) -> None:
     median = statistics.median(time_steps(step, steps))
     operations = record(step, steps)
     owners = group(operations, name_owner)
-    print(f"{name}, batch {batch_size}: {1000 * median:.3g} ms a step\n")
+    print(f"{name}, batch {batch_size}: {1000 * median:.3g} ms per step\n")
     print(reports.format_table(["", "calls", "ms", "%"], owners))
     for owner, *_ in owners:
         rows = group(
@@ -189,32 +188,29 @@ def profile_network(name: str, batch_size: int, steps: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if (_LAYER.value is None) == (_NETWORK.value is None):
-            raise UserError(
-                "One of --layer and --network says what to record. Received: "
-                f"--layer={_LAYER.value} --network={_NETWORK.value}"
-            )
-        if _NETWORK.value:
-            of_keras = [
-                name
-                for name, model in models.MODELS.items()
-                if model.framework == "keras"
-            ]
-            check_names("network", [_NETWORK.value], of_keras)
-        else:
-            check_names("layer", [_LAYER.value], cases.SHAPES)
-            check_names("scope", [_SCOPE.value], cases.SCOPES)
-            check_names("mode", [_MODE.value], frameworks.MODES)
-        if frameworks.keras_backend() != "tensorflow":
-            raise UserError(
-                "What is recorded are TensorFlow's operations. "
-                f"Received: KERAS_BACKEND={frameworks.keras_backend()}"
-            )
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    if (_LAYER.value is None) == (_NETWORK.value is None):
+        raise UserError(
+            "One of --layer and --network says what to record. Received: "
+            f"--layer={_LAYER.value} --network={_NETWORK.value}"
+        )
+    if _NETWORK.value:
+        of_keras = [
+            name
+            for name, model in models.MODELS.items()
+            if model.framework == "keras"
+        ]
+        check_names("network", [_NETWORK.value], of_keras)
+    else:
+        check_names("layer", [_LAYER.value], cases.SHAPES)
+        check_names("scope", [_SCOPE.value], cases.SCOPES)
+        check_names("mode", [_MODE.value], frameworks.MODES)
+    if frameworks.keras_backend() != "tensorflow":
+        raise UserError(
+            "What is recorded are TensorFlow's operations. "
+            f"Received: KERAS_BACKEND={frameworks.keras_backend()}"
+        )
     frameworks.start("keras", _THREADS.value, concurrent_operations=1)
     if _NETWORK.value:
         profile_network(_NETWORK.value, _BATCH_SIZE.value, _STEPS.value)
@@ -224,7 +220,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

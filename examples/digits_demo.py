@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+from export.formats import FORMATS
 from trainers import run_folder
 from trainers.program import refuse_arguments
 from trainers.program import run_program
@@ -90,8 +91,9 @@ def main(argv: list[str]) -> None:
     best = model_dir / run_folder.BEST_FILE
     run_step("export.export_model", f"--model={best}")
     scans = write_scans(model_dir / "scans")
-    for model in ("saved_model", "model.tflite"):
-        run_step("export.predict", *scans, f"--model={export_dir / model}")
+    for model_format in FORMATS:
+        model = export_dir / model_format.file_name
+        run_step("export.predict", *scans, f"--model={model}")
 
     print(summarize(model_dir))
     print(f"All this took {time.monotonic() - start:.0f} seconds.")

@@ -3,24 +3,21 @@ r"""Draws how much each pixel weighs in the lambda layers of a trained network.
     python -m examples.visualize_lambdas --model=runs/digits/best.keras \
         --output_dir=runs/digits/weights
 
-writes a picture a lambda layer for each of three scanned digits that were held
-out of training; --image=FILE takes an image instead. A picture shows the image
-with a query framed, and for each head how much every pixel of the layer's grid
-weighs in the output at the query: for its content, and for its position.
+writes a picture per lambda layer for each of three scanned digits that were
+held out of training; --image=FILE takes an image instead. A picture shows the
+image with a query framed, and for each head how much every pixel of the layer's
+grid weighs in the output at the query: for its content, and for its position.
 
 The lambda layers of the default network for digits have grids of 4x4 and 2x2
 pixels. Those of a network that was trained with --layout=LLCC have 16x16 and
 8x8, and show more.
 """
 
-import os
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app
 from absl import flags
 
 from export.trained_classifier import Classifier
@@ -29,7 +26,9 @@ from lambda_keras import visualize
 from trainers.data.datasets import open_dataset
 from trainers.data.preprocessing import decode_image
 from trainers.data.preprocessing import prepare_image
+from trainers.files import replacing
 from trainers.program import UserError
+from trainers.program import run_program
 
 _MODEL = flags.DEFINE_string(
     "model", None, "The .keras file of a trained classifier. Required."
@@ -138,9 +137,8 @@ def write_picture(
 ) -> None:
     """Draws weights beside their image into a PNG file."""
     figure = visualize.draw_pixel_weights(weights, image)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def draw_weights(
@@ -203,27 +201,24 @@ def _make_folder(path):
 
 
 def main(argv: list[str]) -> None:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if not _MODEL.value:
-            raise UserError("--model is missing: the .keras file to look into.")
-        if not _OUTPUT_DIR.value:
-            raise UserError("--output_dir is missing: where the pictures go.")
-        paths = draw_weights(
-            pathlib.Path(_MODEL.value),
-            pathlib.Path(_OUTPUT_DIR.value),
-            image_path=_IMAGE.value and pathlib.Path(_IMAGE.value),
-            query=_QUERY.value,
-            layer_name=_LAYER.value,
-        )
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    if not _MODEL.value:
+        raise UserError("--model is missing: the .keras file to look into.")
+    if not _OUTPUT_DIR.value:
+        raise UserError("--output_dir is missing: where the pictures go.")
+    paths = draw_weights(
+        pathlib.Path(_MODEL.value),
+        pathlib.Path(_OUTPUT_DIR.value),
+        image_path=_IMAGE.value and pathlib.Path(_IMAGE.value),
+        query=_QUERY.value,
+        layer_name=_LAYER.value,
+    )
     print("\n".join(map(str, paths)))
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

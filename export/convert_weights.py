@@ -12,20 +12,19 @@ is above 1e-4 of the largest. docs/networks.md lists the networks. Takes some
 twenty seconds on two cores.
 """
 
-import os
 import pathlib
-import sys
 
 import keras
 import numpy as np
-from absl import app
 from absl import flags
 
 import lambda_keras
 from export import timm_networks
 from lambda_keras.networks import imagenet
 from lambda_keras.networks import torch_weights
+from trainers.files import replacing
 from trainers.program import UserError
+from trainers.program import run_program
 
 _NETWORK = flags.DEFINE_string(
     "network", None, "Name in lambda_keras.NETWORKS. Required."
@@ -129,18 +128,9 @@ def describe(state: dict, model: keras.Model) -> str:
     )
 
 
-def write_model(model: keras.Model, path: pathlib.Path) -> None:
-    """Saves a model under another name first, then renames the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.new-{os.getpid()}.keras")
-    try:
-        model.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def convert(name: str, weights: str, path: pathlib.Path, image_size: int):
+def convert(
+    name: str, weights: str, path: pathlib.Path, image_size: int
+) -> None:
     """Reads, checks and writes; prints what it finds.
 
     Raises:
@@ -168,35 +158,40 @@ def convert(name: str, weights: str, path: pathlib.Path, image_size: int):
         )
     found = check_against_timm(name, state, pixels, logits)
     print(f"Largest difference from timm: {found}")
-    write_model(model, path)
+    with replacing(path) as temporary:
+        model.save(temporary)
     print(f"Written: {path}")
 
 
 def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    for flag in (_NETWORK, _WEIGHTS, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing.")
+    path = pathlib.Path(_OUTPUT.value)
+    if path.suffix != ".keras":
+        raise UserError(f"--output must end in .keras. Received: {path}")
+    if _NETWORK.value not in lambda_keras.NETWORKS:
+        raise UserError(
+            f"--network must be one of {', '.join(lambda_keras.NETWORKS)}. "
+            f"Received: {_NETWORK.value}"
+        )
     try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        for flag in (_NETWORK, _WEIGHTS, _OUTPUT):
-            if not flag.value:
-                raise UserError(f"--{flag.name} is missing.")
-        path = pathlib.Path(_OUTPUT.value)
-        if path.suffix != ".keras":
-            raise UserError(f"--output must end in .keras. Received: {path}")
-        if _NETWORK.value not in lambda_keras.NETWORKS:
-            raise UserError(
-                f"--network must be one of {', '.join(lambda_keras.NETWORKS)}. "
-                f"Received: {_NETWORK.value}"
-            )
-        image_size = _IMAGE_SIZE.value
-        if image_size is None:
-            image_size = lambda_keras.NETWORKS[_NETWORK.value].image_size
-        convert(_NETWORK.value, _WEIGHTS.value, path, image_size)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output must be in a folder that can be made: {error.strerror}. "
+            f"Received: {path}"
+        ) from error
+    image_size = _IMAGE_SIZE.value
+    if image_size is None:
+        image_size = lambda_keras.NETWORKS[_NETWORK.value].image_size
+    convert(_NETWORK.value, _WEIGHTS.value, path, image_size)
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

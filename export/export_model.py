@@ -14,7 +14,6 @@ import pathlib
 import sys
 
 import tensorflow as tf
-from absl import app
 from absl import flags
 from absl import logging
 
@@ -22,8 +21,10 @@ from export.exporter import VerificationError
 from export.exporter import check_export_dir
 from export.exporter import export_classifier
 from export.exporter import format_table
+from export.formats.tflite import list_operators
 from export.trained_classifier import load_classifier
 from trainers.program import UserError
+from trainers.program import run_program
 
 _MODEL = flags.DEFINE_string(
     "model", None, "The .keras file to export. Required."
@@ -39,29 +40,27 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Float32 on a GPU is rounded to TensorFloat-32, which blurs the check.
     tf.config.set_visible_devices([], "GPU")
+    if len(argv) > 1:
+        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    if not _MODEL.value:
+        raise UserError("--model is missing: the .keras file to export.")
+    model_path = pathlib.Path(_MODEL.value).resolve()
+    export_dir = model_path.with_name("export")
+    if _EXPORT_DIR.value:
+        export_dir = pathlib.Path(_EXPORT_DIR.value).resolve()
+    check_export_dir(export_dir)
     try:
-        if len(argv) > 1:
-            raise UserError(f"Flags begin with --. Received: {argv[1]}")
-        if not _MODEL.value:
-            raise UserError("--model is missing: the .keras file to export.")
-        model_path = pathlib.Path(_MODEL.value).resolve()
-        export_dir = model_path.with_name("export")
-        if _EXPORT_DIR.value:
-            export_dir = pathlib.Path(_EXPORT_DIR.value).resolve()
-        check_export_dir(export_dir)
-        classifier = load_classifier(model_path)
-        operators = export_classifier(classifier, export_dir)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+        export_classifier(load_classifier(model_path), export_dir)
     except VerificationError as error:
         sys.exit(f"{error}\nError: The check failed; nothing was replaced.")
+    operators = list_operators((export_dir / "model.tflite").read_bytes())
     print(f"\nExported to {export_dir}, probabilities compared with Keras:\n")
     print(format_table(export_dir))
     print(f"\nTensorFlow Lite operators, all built in: {', '.join(operators)}")
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Writes and checks an export beside its place, then moves it there whole."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,27 +8,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from export.formats.saved_model import write_saved_model
-from export.formats.tflite import write_tflite
+from export.formats import FORMATS
 from export.trained_classifier import Classifier
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
 
-_FILES = {"saved_model", "model.tflite", "verification.json"}
+_REPORT_FILE = "verification.json"
 
 
 class VerificationError(Exception):
     """What was written does not do what the Keras model does."""
 
 
-def export_classifier(
-    classifier: Classifier, export_dir: pathlib.Path
-) -> list[str]:
-    """Writes EXPORT_DIR/saved_model, model.tflite and verification.json.
+def export_classifier(classifier: Classifier, export_dir: pathlib.Path) -> None:
+    """Writes a classifier in each of `FORMATS`, and verification.json.
 
     An export that is there already is replaced once the new one has passed
     its check, and stays as it is if anything fails.
@@ -36,28 +35,15 @@ def export_classifier(
         classifier: what to export.
         export_dir: folder to make or, if it holds an export, to replace.
 
-    Returns:
-        The names of the TensorFlow Lite operators in use.
-
     Raises:
         UserError: If the folder holds something else or cannot be made.
         VerificationError: If the export and Keras disagree.
     """
     check_export_dir(export_dir)
-    # In the same folder, hence on the same disk, so that it can be renamed.
-    staging = export_dir.with_name(f".{export_dir.name}.new-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--export_dir cannot be made: {error}") from error
-    try:
-        write_saved_model(classifier, staging / "saved_model")
-        operators = write_tflite(classifier, staging / "model.tflite")
-        _verify(classifier, staging)
-        _replace_folder(staging, export_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return operators
+    with _replacing_folder(export_dir) as new:
+        for model_format in FORMATS:
+            model_format.write(classifier, new / model_format.file_name)
+        _verify(classifier, new)
 
 
 def check_export_dir(export_dir: pathlib.Path) -> None:
@@ -68,7 +54,9 @@ def check_export_dir(export_dir: pathlib.Path) -> None:
         raise UserError(
             f"--export_dir must be a folder. Received: {export_dir}"
         )
-    others = {path.name for path in export_dir.iterdir()} - _FILES
+    ours = {model_format.file_name for model_format in FORMATS}
+    others = {path.name for path in export_dir.iterdir()}
+    others -= {*ours, _REPORT_FILE}
     if others:
         raise UserError(
             "--export_dir must be new, empty or an earlier export, because it "
@@ -77,18 +65,31 @@ def check_export_dir(export_dir: pathlib.Path) -> None:
         )
 
 
+def read_report(export_dir: pathlib.Path) -> dict[str, dict]:
+    """Returns how an export that has passed its check differs from Keras.
+
+    Args:
+        export_dir: folder of the export.
+
+    Returns:
+        For each way to run it the `file` in the folder, `max_difference`
+        between probabilities, and `top1_agreement`, the share of examples
+        with the same most likely class.
+    """
+    return json.loads((export_dir / _REPORT_FILE).read_text())
+
+
 def format_table(export_dir: pathlib.Path) -> str:
     """Returns a table of an export's files, sizes and differences.
 
     Args:
         export_dir: an export that has passed its check.
     """
-    report = json.loads((export_dir / "verification.json").read_text())
     lines = [
         f"{'':26}{'size':>9}{'max |difference|':>19}{'same top class':>17}"
     ]
-    for name, row in report.items():
-        size = _measure_size(export_dir / name.partition(",")[0])
+    for name, row in read_report(export_dir).items():
+        size = _measure_size(export_dir / row["file"])
         lines.append(
             f"{name:26}{size / 1e6:6.2f} MB"
             f"{row['max_difference']:19.1e}{row['top1_agreement']:17.0%}"
@@ -141,6 +142,7 @@ def _verify(classifier, export_dir):
                 "export.verify_export",
                 f"--export_dir={export_dir}",
                 f"--examples={examples}",
+                f"--report={export_dir / _REPORT_FILE}",
             ],
             # Float32 on a GPU is rounded to TensorFloat-32.
             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -151,18 +153,29 @@ def _verify(classifier, export_dir):
         raise VerificationError(f"{result.stdout}{result.stderr}".strip())
 
 
-def _replace_folder(new, target):
-    if not target.exists():
-        new.rename(target)
-        return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(old)
+@contextlib.contextmanager
+def _replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes a new folder that replaces `folder` when the block ends.
+
+    Whatever the block raises, the old folder stays as it is.
+    """
+    # Beside the old one, hence on the same disk, so that it can be renamed.
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--export_dir cannot be made: {error}") from error
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _measure_size(path):

@@ -1,32 +1,19 @@
-"""Compares our networks with timm's of the same weights.
+"""timm's networks beside ours: created, loaded and run on the same images.
 
-    python -m export.timm_networks
-
-gives timm's networks random weights and statistics, loads these into ours and
-prints the largest difference between the logits, over the largest logit, for
-two images of noise. Needs timm (`pip install '.[peers]'`), and takes about a
-minute on two cores.
+[timm](https://github.com/huggingface/pytorch-image-models) is in the extra
+`peers`; this is the one place that imports it.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
-import keras
 import numpy as np
-
-import lambda_keras
 
 # What timm calls the networks that have another name here.
 _TIMM_NAMES = {
     f"resnet_rs{depth}": f"resnetrs{depth}"
     for depth in (50, 101, 152, 200, 270, 350, 420)
-}
-# Compared by the command, with the height and width of the images.
-_COMPARED = {
-    "lambda_resnet26t": (96, 160),
-    "lambda_resnet26rpt_256": (256, 256),
-    "lambda_resnet50ts": (96, 160),
-    "resnet50": (96, 160),
-    "resnet_rs50": (96, 160),
 }
 
 
@@ -43,7 +30,8 @@ def import_timm():
     # in one process end in a segmentation fault; networks run without it.
     if "tensorflow" in sys.modules:
         sys.modules.setdefault("triton", None)
-    import timm
+    with _without_operators_of_torchvision():
+        import timm
 
     return timm
 
@@ -139,33 +127,24 @@ def _draw(random, name, shape):
     return values.astype("float32")
 
 
-def measure_difference(name: str, image_size: tuple[int, int]) -> float:
-    """Returns the largest difference from timm, over the largest logit.
+@contextlib.contextmanager
+def _without_operators_of_torchvision() -> Iterator[None]:
+    """Lets torchvision be imported where its compiled part does not load.
 
-    Args:
-        name: one of `lambda_keras.NETWORKS` that timm has too.
-        image_size: height and width of the images, pixels.
+    It then registers shapes for operators that do not exist, which PyTorch
+    refuses. timm needs none of them.
     """
-    images = np.random.default_rng(3).normal(size=(2, *image_size, 3))
-    images = images.astype("float32")
-    module = create_timm_network(name, image_size)
-    shapes = {key: tuple(x.shape) for key, x in module.state_dict().items()}
-    state = draw_state(shapes)
-    load_state(module, state)
-    expected = compute_logits(module, images)
-    model = lambda_keras.build_network(
-        name, (*image_size, 3), weights=state, classifier_activation=None
-    )
-    logits = keras.ops.convert_to_numpy(model(images))
-    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+    import torch
 
+    register_fake = torch.library.register_fake
 
-def main() -> None:
-    print("| network | images | largest difference |\n|---|---|---|")
-    for name, (height, width) in _COMPARED.items():
-        difference = measure_difference(name, (height, width))
-        print(f"| `{name}` | {height}x{width} | {difference:.1e} |")
+    def register_known(operator, *args, **kwargs):
+        if str(operator).startswith("torchvision::"):
+            return lambda function: function
+        return register_fake(operator, *args, **kwargs)
 
-
-if __name__ == "__main__":
-    main()
+    torch.library.register_fake = register_known
+    try:
+        yield
+    finally:
+        torch.library.register_fake = register_fake

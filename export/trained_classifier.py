@@ -10,13 +10,14 @@ import numpy as np
 
 # Keras finds the layers of a saved model among those that are imported.
 import lambda_keras  # noqa: F401
+from trainers import run_folder
 from trainers.program import UserError
 
 _PREPROCESSING = (
     "Decode to `channels` channels; cut out the central square whose side is "
     "`crop_fraction` of the shorter side, rounded to a pixel; resize "
-    "bilinearly, with antialiasing, to `image_size` pixels a side; keep the "
-    "range 0 to 255."
+    "bilinearly, with antialiasing, to `image_size` x `image_size` pixels; "
+    "keep the range 0 to 255."
 )
 
 
@@ -27,7 +28,7 @@ class Classifier:
     Attributes:
         model: float32 images `(batch_size, image_size, image_size, channels)`
             from 0 to 255 -> probabilities `(batch_size, classes)`.
-        class_names: one name a class.
+        class_names: one name per class.
         crop_fraction: side of the central square that is looked at, over the
             image's shorter side.
     """
@@ -79,7 +80,7 @@ def load_classifier(path: pathlib.Path) -> Classifier:
     _check_model(model, path)
     model = end_in_softmax(convert_to_float32(model))
     class_names, crop_fraction = _read_metadata(
-        path.with_name("metadata.json"), model.output_shape[-1]
+        path.with_name(run_folder.METADATA_FILE), model.output_shape[-1]
     )
     return Classifier(model, class_names, crop_fraction)
 

@@ -1,34 +1,36 @@
 r"""Checks an export against probabilities that Keras computed.
 
-    python -m export.verify_export --export_dir=EXPORT_DIR --examples=FILE.npz
+    python -m export.verify_export --export_dir=EXPORT_DIR \
+        --examples=FILE.npz --report=FILE.json
 
 `export.export_model` runs this in a process of its own, in which neither the
 Keras model nor `lambda_keras` exists, as on the machine that will use the
 export. FILE.npz holds `images`, uint8 `(examples, height, width, channels)`,
 and `probabilities`, `(examples, classes)`. Prints the differences, writes them
-to EXPORT_DIR/verification.json, and fails if any is above 1e-4. Takes about
-ten seconds.
+to FILE.json, and fails if any is above 1e-4. Takes about ten seconds.
 """
 
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from absl import app
 from absl import flags
 
-from export import predict
+from export.formats import FORMATS
+from trainers.files import replacing
+from trainers.program import run_program
 
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir",
-    None,
-    "Folder with saved_model and model.tflite.",
-    required=True,
+    "export_dir", None, "Folder of an export.", required=True
 )
 _EXAMPLES = flags.DEFINE_string(
     "examples", None, "npz file with images and probabilities.", required=True
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "JSON file of the differences, to write.", required=True
 )
 
 # Float32 sums in another order differ by some 1e-6 in a probability; a wrong
@@ -39,32 +41,29 @@ TOLERANCE = 1e-4
 
 def compute_probabilities(
     export_dir: pathlib.Path, images: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """Runs everything that an export offers on the same images.
 
     Args:
-        export_dir: folder with saved_model and model.tflite.
+        export_dir: folder with a file or folder of each format.
         images: uint8, `(examples, height, width, channels)`.
 
-    Returns:
-        Probabilities `(examples, classes)` of each signature and file.
+    Yields:
+        For each function of each format its name, the name of the file and
+        probabilities `(examples, classes)`.
     """
-    # PNG is lossless.
-    files = [tf.io.encode_png(image).numpy() for image in images]
-    saved_model = tf.saved_model.load(str(export_dir / "saved_model"))
-    on_images = saved_model.signatures["serving_default"]
-    on_bytes = saved_model.signatures["image_bytes"]
-    tflite_path = export_dir / "model.tflite"
-    tflite = predict.load_model(tflite_path, predict.read_metadata(tflite_path))
-    return {
-        "saved_model, images": on_images(tf.constant(images, tf.float32))[
-            "probabilities"
-        ].numpy(),
-        "saved_model, image_bytes": on_bytes(tf.constant(files))[
-            "probabilities"
-        ].numpy(),
-        "model.tflite": np.stack([tflite(contents) for contents in files]),
+    examples = {
+        "images": images,
+        # PNG is lossless.
+        "image_bytes": [tf.io.encode_png(image).numpy() for image in images],
     }
+    for model_format in FORMATS:
+        file_name = model_format.file_name
+        functions = model_format.load(export_dir / file_name)
+        for kind, run in functions.items():
+            is_only = len(functions) == 1
+            name = file_name if is_only else f"{file_name}, {kind}"
+            yield name, file_name, run(examples[kind])
 
 
 def compare(probabilities: np.ndarray, expected: np.ndarray) -> dict:
@@ -87,16 +86,16 @@ def compare(probabilities: np.ndarray, expected: np.ndarray) -> dict:
 
 def main(argv: list[str]) -> None:
     del argv
-    export_dir = pathlib.Path(_EXPORT_DIR.value)
     with np.load(_EXAMPLES.value) as examples:
         images, expected = examples["images"], examples["probabilities"]
     report = {
-        name: compare(probabilities, expected)
-        for name, probabilities in compute_probabilities(
-            export_dir, images
-        ).items()
+        name: {"file": file_name, **compare(probabilities, expected)}
+        for name, file_name, probabilities in compute_probabilities(
+            pathlib.Path(_EXPORT_DIR.value), images
+        )
     }
-    (export_dir / "verification.json").write_text(json.dumps(report, indent=2))
+    with replacing(_REPORT.value) as temporary:
+        temporary.write_text(json.dumps(report, indent=2))
     for name, row in report.items():
         print(f"{name:26}{row['max_difference']:.1e}")
     # So written, a NaN fails too.
@@ -113,7 +112,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    app.run(main)
+    run_program(main)
 
 
 if __name__ == "__main__":

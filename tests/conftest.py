@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
-import sys
 from unittest import mock
 
 import keras
@@ -63,7 +61,7 @@ def build_small_model():
 
 
 # Fixtures that take seconds to make.
-_DEAR_FIXTURES = ("export_dir", "trained", "whole_run")
+_DEAR_FIXTURES = ("export_dir", "launcher", "trained", "whole_run")
 
 
 def pytest_configure(config):
@@ -78,6 +76,7 @@ def pytest_collection_modifyitems(items):
         for name in _DEAR_FIXTURES:
             if name in item.fixturenames:
                 item.add_marker(pytest.mark.xdist_group(name))
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -110,13 +109,8 @@ def model_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def export_dir(model_dir) -> pathlib.Path:
     """What `export.export_model` makes of `model_dir`."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "export.export_model",
-            f"--model={model_dir / 'best.keras'}",
-        ],
-        check=True,
-    )
+    from tests.support.programs import Program
+
+    model = model_dir / "best.keras"
+    Program("export.export_model").run(model=str(model))
     return model_dir / "export"

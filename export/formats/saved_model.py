@@ -1,17 +1,18 @@
-"""Writes a classifier as a SavedModel that prepares its images itself."""
+"""A classifier as a SavedModel that prepares its images itself."""
 
 import json
 import pathlib
 import tempfile
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
+if TYPE_CHECKING:
+    from export.formats import Run
+    from export.trained_classifier import Classifier
 
-from export.trained_classifier import Classifier
-from trainers.data.preprocessing import decode_image
-from trainers.data.preprocessing import prepare_image
+_METADATA_FILE = "metadata.json"
 
 
-def write_saved_model(classifier: Classifier, folder: pathlib.Path) -> None:
+def write(classifier: "Classifier", folder: pathlib.Path) -> None:
     """Writes a SavedModel for TensorFlow Serving and `tf.saved_model.load`.
 
     Its signatures return `{"probabilities": (batch_size, classes)}`:
@@ -27,10 +28,30 @@ def write_saved_model(classifier: Classifier, folder: pathlib.Path) -> None:
         classifier: what to write.
         folder: folder to make.
     """
+    import tensorflow as tf
+
+    from trainers.data import preprocessing
+
+    def prepare(image):
+        return preprocessing.prepare_image(
+            image, classifier.image_size, classifier.crop_fraction
+        )
+
+    def decode_and_prepare(contents):
+        return prepare(
+            preprocessing.decode_image(contents, classifier.channels)
+        )
+
+    images = tf.TensorSpec(
+        (None, None, None, classifier.channels), tf.float32, name="images"
+    )
+    image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
     module = tf.Module()
     module.model_variables = [v.value for v in classifier.model.variables]
-    module.serve = _make_images_function(classifier)
-    module.image_bytes = _make_image_bytes_function(classifier)
+    module.serve = _make_signature(classifier, prepare, images)
+    module.image_bytes = _make_signature(
+        classifier, decode_and_prepare, image_bytes
+    )
     signatures = {
         "serving_default": module.serve,
         "serve": module.serve,
@@ -38,37 +59,50 @@ def write_saved_model(classifier: Classifier, folder: pathlib.Path) -> None:
     }
     with tempfile.TemporaryDirectory() as asset_folder:
         # A SavedModel keeps the names of its assets' files.
-        asset = pathlib.Path(asset_folder) / "metadata.json"
+        asset = pathlib.Path(asset_folder) / _METADATA_FILE
         asset.write_text(json.dumps(classifier.describe()), encoding="utf-8")
         module.metadata = tf.saved_model.Asset(str(asset))
         tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _make_images_function(classifier):
-    spec = tf.TensorSpec(
-        (None, None, None, classifier.channels), tf.float32, name="images"
-    )
-
-    def prepare(image):
-        return prepare_image(
-            image, classifier.image_size, classifier.crop_fraction
-        )
-
-    return _make_function(classifier, prepare, spec)
+def recognizes(path: pathlib.Path) -> bool:
+    """Returns whether a SavedModel is there."""
+    return (path / "saved_model.pb").is_file()
 
 
-def _make_image_bytes_function(classifier):
-    def prepare(contents):
-        image = decode_image(contents, classifier.channels)
-        return prepare_image(
-            image, classifier.image_size, classifier.crop_fraction
-        )
+def read_metadata(folder: pathlib.Path) -> dict:
+    """Returns what `Classifier.describe` said of a SavedModel.
 
-    spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    return _make_function(classifier, prepare, spec)
+    Raises:
+        OSError: If it carries no metadata.
+    """
+    return json.loads((folder / "assets" / _METADATA_FILE).read_bytes())
 
 
-def _make_function(classifier, prepare, spec):
+def load(folder: pathlib.Path) -> "dict[str, Run]":
+    """Loads a SavedModel that `write` wrote.
+
+    Returns:
+        Functions of `"images"` and of `"image_bytes"`.
+    """
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(folder))
+
+    def run(signature, examples):
+        return model.signatures[signature](examples)["probabilities"].numpy()
+
+    return {
+        "images": lambda images: run(
+            "serving_default", tf.constant(images, tf.float32)
+        ),
+        "image_bytes": lambda files: run("image_bytes", tf.constant(files)),
+    }
+
+
+def _make_signature(classifier, prepare, spec):
+    import tensorflow as tf
+
     @tf.function(input_signature=[spec], autograph=False)
     def classify(examples):
         # One by one, because files hold images of different sizes.

@@ -1,6 +1,7 @@
 """The check of all named networks, on a small one and on broken ones."""
 
 import pathlib
+import subprocess
 
 import keras
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 import lambda_keras
 from tests.support.programs import Program
+from tests.support.programs import run_in_this_process
+from trainers.program import UserError
 
 PROGRAM = Program("benchmarks.check_networks")
 check_networks = PROGRAM.module
@@ -30,7 +33,9 @@ def small_network(monkeypatch):
     monkeypatch.setattr(lambda_keras, "build_network", build_small)
 
 
-def test_a_network_that_does_all_of_it_gets_its_row(tmp_path):
+@pytest.mark.slow
+def test_a_network_that_does_all_of_it_gets_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", run_in_this_process)
     check = check_networks.check_network("small", 16, tmp_path, 5)
     # Queries, keys and values of 3 channels, with 2 heads of 4 channels; two
     # normalizations, the embeddings and the classifier.
@@ -120,7 +125,7 @@ def test_the_others_are_checked_after_one_that_fails(monkeypatch, capsys):
 
 
 def test_an_unknown_network_is_named():
-    with pytest.raises(SystemExit, match=r"some of resnet50,.*: resnet51$"):
+    with pytest.raises(UserError, match=r"some of resnet50,.*: resnet51$"):
         PROGRAM.run(networks=["resnet51"])
 
 

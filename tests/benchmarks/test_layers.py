@@ -1,5 +1,6 @@
 """Tests of what the benchmarks compute, and one small run of each."""
 
+import contextlib
 import csv
 import itertools
 
@@ -14,6 +15,7 @@ from benchmarks import workers
 from benchmarks.cases import Case
 from lambda_keras import LambdaConv
 from tests.support.programs import Program
+from trainers.program import UserError
 
 _LAYERS = Program("benchmarks.layers")
 _NETWORKS = Program("benchmarks.networks")
@@ -31,6 +33,13 @@ def make_row(contestant, median, *, shape="7x7x512", mode="forward", peak=1.0):
         "min_ms": median and median / 2,
         "peak_mib": peak,
     }
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    """Starts the workers of all tests that do not start programs."""
+    with workers.Launcher("keras", workers.Setting()) as launcher:
+        yield launcher
 
 
 @pytest.mark.parametrize("scope", [1, 3, 7, 23, None])
@@ -175,6 +184,7 @@ def test_network_columns_have_the_units_of_timm():
     }
 
 
+@pytest.mark.slow
 def test_layers_are_measured_in_processes(tmp_path):
     _LAYERS.run(
         cases=["7x7x512"],
@@ -219,7 +229,12 @@ def test_exported_layer_computes_the_layer():
     )
 
 
-def test_network_is_measured_in_a_process(tmp_path):
+def test_network_is_measured_in_a_process(launcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        _NETWORKS.module,
+        "Launcher",
+        lambda *_: contextlib.nullcontext(launcher),
+    )
     _NETWORKS.run(
         models=["resnet50_ccll"],
         modes=["infer"],
@@ -237,12 +252,12 @@ def test_network_is_measured_in_a_process(tmp_path):
     assert (tmp_path / "networks.png").stat().st_size > 0
 
 
-def test_worker_that_fails_says_why():
+def test_worker_that_fails_says_why(launcher):
     case = Case("7x7x512", "7", 1, "forward")
-    setting = workers.Setting(threads=1)
     task = workers.Task("keras", cases.build_keras_contestant, ("no", case))
-    with workers.Launcher("keras", setting) as launcher:
-        found = workers.measure({"no": task}, {"keras": launcher}, setting)
+    found = workers.measure(
+        {"no": task}, {"keras": launcher}, workers.Setting()
+    )
     assert found["no"].seconds == []
     assert found["no"].error == "KeyError: 'no'"
 
@@ -259,7 +274,7 @@ def test_peak_memory_is_what_was_needed_since_the_reset():
 
 
 def test_unknown_name_of_a_case_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"--cases must be some of.*9x9x9"):
+    with pytest.raises(UserError, match=r"--cases must be some of.*9x9x9"):
         _LAYERS.run(cases=["9x9x9"], output=str(tmp_path))
 
 
@@ -297,20 +312,20 @@ def test_profile_groups_operations_by_what_they_belong_to():
     ids=["nothing", "both", "of_another_framework"],
 )
 def test_profile_refuses_what_it_cannot_record(values, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         _PROFILE.run(**values)
 
 
 # One image is taken in rows of offsets, four also in rows of queries.
 @pytest.mark.parametrize(("batch_size", "share"), [(1, 0.35), (4, 0.5)])
 def test_training_step_needs_less_than_the_embeddings_of_all_pairs(
-    batch_size, share
+    launcher, batch_size, share
 ):
     case = Case("64x64x256", "global", batch_size, "train")
-    setting = workers.Setting(seconds=0.1)
     task = workers.Task("keras", cases.build_keras_contestant, ("ours", case))
-    with workers.Launcher("keras", setting) as launcher:
-        found = workers.measure({"ours": task}, {"keras": launcher}, setting)
+    # The memory is known after one call.
+    setting = workers.Setting(max_rounds=1)
+    found = workers.measure({"ours": task}, {"keras": launcher}, setting)
     all_pairs = 4096 * 4096 * cases.KEY_DIM * 4
     assert 0 < found["ours"].peak < share * all_pairs
     assert 0 < found["ours"].library < 64 * workers.MIB

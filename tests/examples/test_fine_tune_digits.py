@@ -68,6 +68,7 @@ def trainings(monkeypatch):
     return begun
 
 
+@pytest.mark.slow
 def test_other_digits_begin_with_what_was_learned(trainings, capsys):
     PROGRAM.run()
     learned, tuned, scratch = trainings

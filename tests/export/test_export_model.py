@@ -1,5 +1,7 @@
 import json
+import pathlib
 import shutil
+import subprocess
 import zipfile
 
 import keras
@@ -9,11 +11,14 @@ import tensorflow as tf
 
 import lambda_keras
 from export import exporter
+from export.formats import FORMATS
 from export.formats.tflite import list_operators
 from export.trained_classifier import convert_to_float32
 from export.trained_classifier import end_in_softmax
 from export.trained_classifier import load_classifier
 from tests.conftest import CLASS_NAMES
+from tests.support.programs import Program
+from tests.support.programs import run_in_this_process
 from trainers.data.preprocessing import decode_image
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
@@ -21,6 +26,11 @@ from trainers.program import UserError
 CROP_FRACTION = 0.875
 # Of probabilities. Sums in another order differ by some 2e-6 here.
 TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def program():
+    return Program("export.export_model")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +147,8 @@ def test_export_records_small_differences_from_keras(export_dir):
         "saved_model, image_bytes",
         "model.tflite",
     ]
+    files = [row["file"] for row in report.values()]
+    assert files == ["saved_model", "saved_model", "model.tflite"]
     for row in report.values():
         assert row["max_difference"] < 1e-4
         assert row["top1_agreement"] == 1
@@ -150,35 +162,40 @@ def test_export_leaves_no_other_files(export_dir):
     ]
 
 
+@pytest.fixture(scope="module")
+def classifier(model_dir):
+    return load_classifier(model_dir / "best.keras")
+
+
 @pytest.fixture
 def copied_export(export_dir, tmp_path, monkeypatch):
     """An earlier export, and writers that write what it holds in no time."""
-    monkeypatch.setattr(
-        exporter,
-        "write_saved_model",
-        lambda _, folder: shutil.copytree(export_dir / "saved_model", folder),
-    )
-    monkeypatch.setattr(
-        exporter,
-        "write_tflite",
-        lambda _, path: shutil.copy(export_dir / "model.tflite", path),
-    )
+
+    def copy(_, path):
+        source = export_dir / path.name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, path)
+
+    copying = [model_format._replace(write=copy) for model_format in FORMATS]
+    monkeypatch.setattr(exporter, "FORMATS", copying)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.tflite").write_text("the earlier one")
     return tmp_path / "export"
 
 
 def test_failed_verification_keeps_the_earlier_export(
-    copied_export, model_dir, monkeypatch
+    copied_export, classifier, monkeypatch
 ):
     def compute_wrong(classifier, images):
         return np.full((len(images), 10), 0.1, "float32")
 
     monkeypatch.setattr(exporter, "compute_expected", compute_wrong)
-    with pytest.raises(exporter.VerificationError, match=r"within 0\.0001"):
-        exporter.export_classifier(
-            load_classifier(model_dir / "best.keras"), copied_export
-        )
+    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    with pytest.raises(
+        exporter.VerificationError,
+        match=r"within 0\.0001.*images; .*image_bytes; model\.tflite$",
+    ):
+        exporter.export_classifier(classifier, copied_export)
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert [p.name for p in copied_export.iterdir()] == ["model.tflite"]
     text = (copied_export / "model.tflite").read_text()
@@ -186,14 +203,57 @@ def test_failed_verification_keeps_the_earlier_export(
 
 
 def test_verified_export_replaces_the_earlier_one(
-    copied_export, model_dir, monkeypatch
+    copied_export, classifier, monkeypatch
 ):
     monkeypatch.setattr(exporter, "_verify", lambda classifier, folder: None)
-    exporter.export_classifier(
-        load_classifier(model_dir / "best.keras"), copied_export
-    )
+    exporter.export_classifier(classifier, copied_export)
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert zipfile.is_zipfile(copied_export / "model.tflite")
+
+
+def test_interrupted_swap_keeps_the_earlier_export(
+    copied_export, classifier, monkeypatch
+):
+    rename = pathlib.Path.rename
+
+    def fail_to_move_the_new_one(path, target):
+        if ".new-" in path.name:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(exporter, "_verify", lambda classifier, folder: None)
+    monkeypatch.setattr(pathlib.Path, "rename", fail_to_move_the_new_one)
+    with pytest.raises(KeyboardInterrupt):
+        exporter.export_classifier(classifier, copied_export)
+    assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
+    text = (copied_export / "model.tflite").read_text()
+    assert text == "the earlier one"
+
+
+def test_folder_that_cannot_be_made_is_named(classifier, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be made: .*/file/"):
+        exporter.export_classifier(classifier, tmp_path / "file" / "export")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model is missing: the .keras file to export."),
+        (["best.keras"], "Flags begin with --. Received: best.keras"),
+        (["--model=absent.keras"], "--model must be a .keras file. Received:"),
+    ],
+    ids=["no_model", "no_flag", "no_such_file"],
+)
+def test_command_says_what_is_wrong_in_one_line(
+    program, arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        program.start(*arguments)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {message}")
 
 
 def test_folder_with_other_files_is_not_replaced(tmp_path):
@@ -216,12 +276,12 @@ def test_softmax_is_appended_to_logits():
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 def test_softmax_is_not_applied_twice(nested):
-    model = lambda_keras.build_lambda_resnet(
-        26, (16, 16, 1), 10, width_multiplier=1 / 16, stem_strides=1
-    )
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(images)
+    model = keras.Model(images, keras.layers.Dense(3, "softmax")(x))
     if nested:
-        inputs = keras.Input((16, 16, 1))
-        model = keras.Model(inputs, model(inputs / 255))
+        images = keras.Input((4, 4, 1))
+        model = keras.Model(images, model(images / 255))
     assert end_in_softmax(model) is model
 
 

@@ -1,4 +1,5 @@
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -9,25 +10,39 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 
-from export import predict
+from export import preprocessing
+from export.formats import FORMATS
 from tests.conftest import CLASS_NAMES
-from trainers.data import preprocessing
+from tests.support.programs import Program
+from trainers.data import preprocessing as trainers_preprocessing
 
-# Runs a program as on a machine that has nothing else of this project.
+PROGRAM = Program("export.predict")
+
+# Runs the program with each of the models, as on a machine that has nothing
+# else of this project, and ends with its exit codes.
 _RUN_ALONE = """
-import runpy, sys
+import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("export", "lambda_keras", "trainers"):
+        if name.partition(".")[0] in ("lambda_keras", "trainers"):
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocker())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+from export import predict
+
+loaded = {"ai_edge_litert", "keras", "tensorflow"} & set(sys.modules)
+assert not loaded, loaded
+codes = []
+image, *models = sys.argv[1:]
+for model in models:
+    sys.argv = ["predict", image, f"--model={model}", "--top=2"]
+    try:
+        predict.run()
+    except SystemExit as end:
+        codes.append(end.code)
+print(codes, predict.__file__)
 """
 
 
@@ -39,43 +54,51 @@ def image_path(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("model_name", ["saved_model", "model.tflite"])
-def test_predict_alone_prints_what_keras_says(
-    model_dir, export_dir, image_path, model_name
+def compute_expected(model_dir, image_path):
+    model = keras.saving.load_model(model_dir / "best.keras")
+    image = trainers_preprocessing.prepare_image(
+        trainers_preprocessing.decode_image(
+            image_path.read_bytes(), channels=1
+        ),
+        image_size=16,
+        crop_fraction=0.875,
+    )
+    return keras.ops.softmax(model(image[None])[0]).numpy()
+
+
+def test_a_copy_of_the_folder_prints_what_keras_says(
+    model_dir, export_dir, image_path
 ):
-    program = shutil.copy(predict.__file__, image_path.with_name("predict.py"))
+    source = pathlib.Path(PROGRAM.module.__file__).parent
+    folder = shutil.copytree(source, image_path.with_name("export"))
+    models = [export_dir / model_format.file_name for model_format in FORMATS]
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            _RUN_ALONE,
-            program,
-            image_path.name,
-            f"--model={export_dir / model_name}",
-            "--top=2",
-        ],
+        [sys.executable, "-c", _RUN_ALONE, image_path.name, *models, "none"],
         cwd=image_path.parent,
+        # The project itself may be on the path.
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
         check=True,
     )
-    model = keras.saving.load_model(model_dir / "best.keras")
-    image = preprocessing.prepare_image(
-        preprocessing.decode_image(image_path.read_bytes(), channels=1),
-        image_size=16,
-        crop_fraction=0.875,
-    )
-    probabilities = keras.ops.softmax(model(image[None])[0]).numpy()
-    path, *lines = result.stdout.splitlines()
-    assert path == "scan.png"
-    assert all(re.fullmatch(r"  [ \d]{3}\.\d\d%  class .", x) for x in lines)
-    printed = {x[-len("class x") :]: float(x[2:8]) / 100 for x in lines}
+    *lines, end = result.stdout.splitlines()
+    assert end == f"[None, None, 2] {folder / 'predict.py'}"
+    last_error = result.stderr.splitlines()[-1]
+    assert last_error.startswith("Error: --model must be a SavedModel folder")
+    probabilities = compute_expected(model_dir, image_path)
     best = np.argsort(-probabilities)[:2]
-    # To the two digits printed, of which the last may be rounded otherwise.
-    assert list(printed) == [CLASS_NAMES[n] for n in best]
-    np.testing.assert_allclose(
-        list(printed.values()), probabilities[best], atol=1.5e-4
-    )
+    assert len(lines) == 3 * len(FORMATS)
+    for number in range(len(FORMATS)):
+        path, *classes = lines[3 * number : 3 * number + 3]
+        assert path == "scan.png"
+        for line, index in zip(classes, best, strict=True):
+            found = re.fullmatch(r"  ([ \d]{3}\.\d\d)%  (class .)", line)
+            assert found[2] == CLASS_NAMES[index]
+            # To the two digits printed, the last of which may be rounded
+            # otherwise.
+            assert float(found[1]) / 100 == pytest.approx(
+                probabilities[index], abs=1.5e-4
+            )
 
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.5])
@@ -84,23 +107,28 @@ def test_predict_alone_prints_what_keras_says(
     [(16, 16, 1), (29, 40, 3), (51, 20, 3), (1, 5, 1)],
     ids=["square", "wide", "tall", "thin"],
 )
-def test_predict_prepares_images_as_evaluation_does(shape, crop_fraction):
+def test_images_are_prepared_as_evaluation_does(shape, crop_fraction):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.testing.assert_array_equal(
-        predict.prepare_image(tf.constant(image), 16, crop_fraction),
-        preprocessing.prepare_image(tf.constant(image), 16, crop_fraction),
+        preprocessing.prepare_image(image, 16, crop_fraction),
+        trainers_preprocessing.prepare_image(image, 16, crop_fraction),
     )
 
 
 @pytest.fixture
-def run_predict(monkeypatch):
-    """Runs the program in this process, and fails if it loads a model."""
-    monkeypatch.setattr(predict, "load_model", None)
-    flags.FLAGS.mark_as_parsed()
+def predict(monkeypatch, capsys):
+    """Runs the command to its error, which is returned; loads no model."""
+    formats = [model_format._replace(load=None) for model_format in FORMATS]
+    monkeypatch.setattr(PROGRAM.module, "FORMATS", formats)
 
-    def run(model, *image_paths):
-        with flagsaver.flagsaver((predict._MODEL, model and str(model))):
-            predict.main(["predict", *map(str, image_paths)])
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            PROGRAM.start(*arguments)
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert end.value.code == 2
+        (line,) = printed.err.splitlines()
+        return line
 
     return run
 
@@ -114,38 +142,52 @@ def tflite_path(tmp_path):
     return path
 
 
-def test_corrupt_image_is_named(run_predict, tflite_path, image_path):
+def test_corrupt_image_is_named(predict, tflite_path, image_path):
     corrupt = image_path.with_name("corrupt.png")
     corrupt.write_bytes(image_path.read_bytes()[:100])
-    with pytest.raises(SystemExit, match=r"corrupt\.png must be a PNG"):
-        run_predict(tflite_path, image_path, corrupt)
+    line = predict(image_path, corrupt, f"--model={tflite_path}")
+    assert line.startswith(f"Error: {corrupt} must be a PNG")
 
 
-def test_missing_image_is_named(run_predict, tflite_path, image_path):
+def test_missing_image_is_named(predict, tflite_path, image_path):
     absent = image_path.with_name("absent.png")
-    with pytest.raises(SystemExit, match=r"absent\.png cannot be read: No"):
-        run_predict(tflite_path, image_path, absent)
+    line = predict(image_path, absent, f"--model={tflite_path}")
+    assert line == f"Error: {absent} cannot be read: No such file or directory"
 
 
-def test_images_must_be_given(run_predict, tflite_path):
-    with pytest.raises(SystemExit, match="image file must be given"):
-        run_predict(tflite_path)
+def test_images_must_be_given(predict, tflite_path):
+    assert "image file must be given" in predict(f"--model={tflite_path}")
 
 
-def test_model_must_be_given(run_predict, image_path):
-    with pytest.raises(SystemExit, match="--model must be given"):
-        run_predict(None, image_path)
+def test_model_must_be_given(predict, image_path):
+    assert "--model must be given" in predict(image_path)
 
 
 @pytest.mark.parametrize("name", ["absent.tflite", "absent", "scan.png", "."])
-def test_path_of_no_model_is_named(run_predict, image_path, name):
+def test_path_of_no_model_is_named(predict, image_path, name):
     path = image_path.parent / name
-    with pytest.raises(SystemExit, match=f"Received: {path}$"):
-        run_predict(path, image_path)
+    line = predict(image_path, f"--model={path}")
+    assert line.endswith(f"Received: {path}")
 
 
-def test_model_without_metadata_is_refused(run_predict, image_path):
-    path = image_path.with_name("foreign.tflite")
-    path.write_bytes(b"TFL3")
-    with pytest.raises(SystemExit, match=r"written by export\.export_model"):
-        run_predict(path, image_path)
+@pytest.mark.parametrize("name", ["foreign.tflite", "foreign"])
+def test_model_without_metadata_is_refused(predict, image_path, name):
+    path = image_path.with_name(name)
+    if path.suffix:
+        path.write_bytes(b"TFL3")
+    else:
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+    line = predict(image_path, f"--model={path}")
+    assert "must be written by export.export_model" in line
+
+
+def test_interrupted_prediction_ends_in_a_line(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PROGRAM.module, "main", interrupt)
+    with pytest.raises(SystemExit) as end:
+        PROGRAM.start()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "\nStopped.\n"

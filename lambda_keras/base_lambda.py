@@ -25,6 +25,7 @@ from lambda_keras.normalization import has_affine
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
+from lambda_keras.position_embeddings import deserialize_embeddings
 
 
 class Visibility(NamedTuple):
@@ -121,9 +122,7 @@ class BaseLambda(keras.layers.Layer):
         self._strides = _find_strides(context_scale)
         self._embeddings_are_given = position_embeddings is not None
         if isinstance(position_embeddings, dict):
-            position_embeddings = keras.saving.deserialize_keras_object(
-                position_embeddings
-            )
+            position_embeddings = deserialize_embeddings(position_embeddings)
         self.position_embeddings = position_embeddings
         if use_position and position_embeddings is None:
             self.position_embeddings = PositionEmbeddings(
@@ -140,12 +139,13 @@ class BaseLambda(keras.layers.Layer):
         if self.use_position:
             check_relation(query_grid, context_grid, self._strides)
             self.position_embeddings.build_for(
+                self,
                 (
                     *self.count_offsets(query_grid, context_grid),
                     self.num_key_value_heads,
                     self.intra_depth,
                     self.key_dim,
-                )
+                ),
             )
         # Bello, 2021, section 3: attention's scale of 1/sqrt(key_dim) stands
         # in the initializer of the queries, not in the forward pass.
@@ -375,6 +375,16 @@ class BaseLambda(keras.layers.Layer):
     def compute_output_shape(self, inputs_shape, context_shape=None):
         return (*inputs_shape[:-1], self.filters)
 
+    @classmethod
+    def from_config(cls, config):
+        embeddings = config.get("position_embeddings")
+        if isinstance(embeddings, dict):
+            # Here and not in `__init__`, where Keras would bury an error in
+            # its own, below the whole config.
+            embeddings = deserialize_embeddings(embeddings)
+            config = {**config, "position_embeddings": embeddings}
+        return super().from_config(config)
+
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         normalization = self.normalization
@@ -382,9 +392,7 @@ class BaseLambda(keras.layers.Layer):
             normalization = serialize(normalization)
         embeddings = None
         if self._embeddings_are_given:
-            embeddings = serialize(self.position_embeddings)
-            # Keras then gives all layers of a saved model one object again.
-            embeddings["shared_object_id"] = id(self.position_embeddings)
+            embeddings = self.position_embeddings.serialize_for(self)
         return {
             **super().get_config(),
             "filters": self.filters,

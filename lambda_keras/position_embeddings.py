@@ -1,5 +1,8 @@
 """PositionEmbeddings: the relative embeddings of one layer or of many."""
 
+import threading
+import weakref
+
 import keras
 import numpy as np
 
@@ -14,6 +17,12 @@ class PositionEmbeddings(keras.layers.Layer):
     object to several layers to make them share it: it is stored once, also in
     a saved model. The first layer to be built decides the table's shape; the
     others must have the same scopes, key depth and intra-depth.
+
+    A copy of a model (`keras.models.clone_model`, `from_config`,
+    `model_from_json`) has embeddings of its own, which its layers share as
+    those of the model do. Keras copies layer by layer and says nowhere where a
+    copy begins: what tells copies apart is that each begins with the layer
+    that was built first. Where it does not, the copy is refused.
 
     Args:
         **kwargs: Base layer keyword arguments, such as `name` and `trainable`.
@@ -40,6 +49,13 @@ class PositionEmbeddings(keras.layers.Layer):
         - [Bello, 2021](https://arxiv.org/abs/2102.08602), Table 4
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # The layers that use the table, in the order in which they were built.
+        # Only the keys count: Python has no weak set that keeps an order.
+        self._sharers = weakref.WeakKeyDictionary()
+        self._copied_layers = 0
+
     def build(self, table_shape):
         self.table = self.add_weight(
             name="table",
@@ -49,8 +65,16 @@ class PositionEmbeddings(keras.layers.Layer):
             autocast=False,
         )
 
-    def build_for(self, table_shape):
-        """Builds the table, or checks that it has the shape that it needs."""
+    def build_for(self, layer, table_shape):
+        """Builds the table, or checks that it has the shape that it needs.
+
+        Args:
+            layer: layer that uses the table.
+            table_shape: shape that it needs.
+
+        Raises:
+            ValueError: If the table was built in another shape.
+        """
         table_shape = tuple(table_shape)
         if not self.built:
             self.build(table_shape)
@@ -62,6 +86,72 @@ class PositionEmbeddings(keras.layers.Layer):
                 f"Received: a table of shape {tuple(self.table.shape)} for a "
                 f"layer that needs {table_shape}"
             )
+        self._sharers.setdefault(layer)
+
+    def serialize_for(self, layer):
+        """Returns the config by which a copy of a layer finds its embeddings.
+
+        Args:
+            layer: layer that uses the embeddings.
+
+        Returns:
+            Dictionary that `deserialize_embeddings` reads.
+        """
+        self._sharers.setdefault(layer)
+        config = keras.saving.serialize_keras_object(self)
+        # The first layer to be built decides the shape in a copy too.
+        config.pop("build_config", None)
+        return {
+            **config,
+            # By this Keras gives all layers of a file one object.
+            "shared_object_id": id(self),
+            "number": list(self._sharers).index(layer),
+        }
+
+
+class _LatestCopies(threading.local):
+    """By the identity of the embeddings of which they are copies."""
+
+    def __init__(self):
+        self.by_identity = weakref.WeakValueDictionary()
+
+
+_latest_copies = _LatestCopies()
+
+
+def deserialize_embeddings(config):
+    """Returns the embeddings of a layer that is copied or loaded.
+
+    Args:
+        config: what `PositionEmbeddings.serialize_for` returned.
+
+    Returns:
+        New `PositionEmbeddings`, or those of the layers before it in a copy.
+
+    Raises:
+        ValueError: If the layer shares embeddings and those with which it
+            shares them were not copied right before it.
+    """
+    deserialize = keras.saving.deserialize_keras_object
+    embeddings = deserialize(config)
+    # Keras loads a file, and sees to what is shared in it by itself.
+    if embeddings is deserialize(config):
+        return embeddings
+    identity, number = config["shared_object_id"], config.get("number")
+    if number == 0:
+        _latest_copies.by_identity[identity] = embeddings
+    embeddings = _latest_copies.by_identity.get(identity)
+    copied = 0 if embeddings is None else embeddings._copied_layers
+    if number != copied:
+        raise ValueError(
+            "Layers that share position embeddings must be copied together, "
+            "in the order in which they were built, because a copy of one "
+            "alone would share no longer. Save and load the model instead. "
+            f"Received: number={number} of the layers that share, counted "
+            f"from 0, after {copied} that were copied"
+        )
+    embeddings._copied_layers += 1
+    return embeddings
 
 
 def resize_position_embeddings(table, scopes, method="extend"):
@@ -71,7 +161,7 @@ def resize_position_embeddings(table, scopes, method="extend"):
         table: array, `(scope_1, ..., groups, intra_depth, key_dim)` of a
             lambda layer, or `(scope, depth)`, one axis of an attention layer.
             The scopes are odd; the middle of each axis is the offset 0.
-        scopes: odd numbers of offsets that are wanted, one an axis: `2 * size
+        scopes: odd numbers of offsets that are wanted, one per axis: `2 * size
             - 1` for the `LambdaLayer` or `RelativeSelfAttention` of a grid.
         method: `"extend"` keeps each offset that exists in both, in pixels,
             and gives those beyond the learned ones the value of the nearest.
@@ -110,7 +200,7 @@ def resize_position_embeddings(table, scopes, method="extend"):
 
 
 def find_scopes(table_shape):
-    """Returns the numbers of offsets of a table, one an axis of the grid."""
+    """Returns the numbers of offsets of a table, one per axis of the grid."""
     is_of_attention = len(table_shape) == 2
     return tuple(table_shape[: -1 if is_of_attention else -3])
 

@@ -4,35 +4,56 @@ Padding is symmetric, as in the original ResNet: "same" padding would shift
 strided convolutions by half a pixel on even sizes.
 """
 
-import functools
+from typing import Any
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from lambda_keras.networks.places import make_lambda_layer
 from lambda_keras.normalization import make_normalization
+
+
+class Style(NamedTuple):
+    """What all blocks of a network have in common.
+
+    Attributes:
+        normalization: as in `build_lambda_resnet`.
+        activation: name of the activation.
+        shortcut_pools: whether the stride of a shortcut is a 2x2 average pool
+            before its convolution (ResNet-D and ResNet-RS) rather than one of
+            the convolution.
+        lambda_pool_size: 3 or 2. Width of the pool after a strided lambda
+            layer.
+        squeeze_excite_ratio: as `ratio` in `squeeze_and_excite`. 0 for none.
+    """
+
+    normalization: Any
+    activation: str
+    shortcut_pools: bool
+    lambda_pool_size: int
+    squeeze_excite_ratio: float
 
 
 def convolve(
     inputs,
     filters,
     kernel_size,
-    *,
-    name,
-    normalization,
     strides=1,
-    activation="relu",
+    *,
+    style,
+    name,
     gamma_initializer=None,
 ):
-    """Convolves without bias, normalizes and activates.
+    """Convolves without bias and normalizes.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         kernel_size: int. Odd width of the kernel.
-        name: prefix of the layers' names.
-        normalization: as in `build_lambda_resnet`.
         strides: int.
-        activation: name of the activation, `None` for none.
+        style: `Style`, of which the normalization is used.
+        name: prefix of the layers' names.
         gamma_initializer: initializer of the normalization's scale.
 
     Returns:
@@ -52,25 +73,28 @@ def convolve(
         ),
         name=f"{name}_conv",
     )(x)
-    x = make_normalization(
-        normalization,
+    return make_normalization(
+        style.normalization,
         name=f"{name}_normalization",
         gamma_initializer=gamma_initializer,
     )(x)
-    if activation is None:
-        return x
-    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
 
 
-def build_classic_stem(inputs, filters, *, strides, activation, normalization):
+def activate(inputs, style, *, name):
+    """Applies the activation of a style, in a layer that bears its name."""
+    activation = style.activation
+    layer = keras.layers.Activation(activation, name=f"{name}_{activation}")
+    return layer(inputs)
+
+
+def build_classic_stem(inputs, filters, *, strides, style):
     """Applies the stem of the first ResNet: a 7x7 convolution, a max pool.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         strides: 4, 2 (no max pool) or 1 (a 3x3 convolution instead).
-        activation: name of the activation.
-        normalization: as in `build_lambda_resnet`.
+        style: `Style`.
 
     Returns:
         `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
@@ -83,22 +107,21 @@ def build_classic_stem(inputs, filters, *, strides, activation, normalization):
         filters,
         kernel_size=3 if strides == 1 else 7,
         strides=min(strides, 2),
-        activation=activation,
-        normalization=normalization,
+        style=style,
         name="stem",
     )
+    x = activate(x, style, name="stem")
     return _pool_stem(x) if strides == 4 else x
 
 
-def build_tiered_stem(inputs, filters, *, strides, activation, normalization):
+def build_tiered_stem(inputs, filters, *, strides, style):
     """Applies timm's tiered stem: three 3x3 convolutions, a max pool.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels, a multiple of 8.
         strides: 4, 2 or 1 (both without the max pool).
-        activation: name of the activation.
-        normalization: as in `build_lambda_resnet`.
+        style: `Style`.
 
     Returns:
         `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
@@ -113,10 +136,10 @@ def build_tiered_stem(inputs, filters, *, strides, activation, normalization):
             filters * eighths // 8,
             kernel_size=3,
             strides=min(strides, 2) if tier == 1 else 1,
-            activation=activation,
-            normalization=normalization,
+            style=style,
             name=f"stem_tier{tier}",
         )
+        x = activate(x, style, name=f"stem_tier{tier}")
     return _pool_stem(x) if strides == 4 else x
 
 
@@ -128,15 +151,14 @@ def _pool_stem(inputs):
     return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
 
-def build_deep_stem(inputs, filters, *, strides, activation, normalization):
+def build_deep_stem(inputs, filters, *, strides, style):
     """Applies the stem of ResNet-RS: four 3x3 convolutions.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         strides: 4, 2 or 1 (both without the last convolution).
-        activation: name of the activation.
-        normalization: as in `build_lambda_resnet`.
+        style: `Style`.
 
     Returns:
         `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
@@ -154,23 +176,21 @@ def build_deep_stem(inputs, filters, *, strides, activation, normalization):
             width,
             kernel_size=3,
             strides=stride,
-            activation=activation,
-            normalization=normalization,
+            style=style,
             name=f"stem_{number}",
         )
+        x = activate(x, style, name=f"stem_{number}")
     return x
 
 
-def build_shortcut(inputs, filters, *, strides, pools, normalization, name):
+def build_shortcut(inputs, filters, *, strides, style, name):
     """Brings a block's input to the shape of its output.
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Number of output channels.
         strides: 1 or 2.
-        pools: whether the stride is a 2x2 average pool before the convolution
-            (ResNet-D and ResNet-RS) rather than one of the convolution.
-        normalization: as in `build_lambda_resnet`.
+        style: `Style`.
         name: prefix of the layers' names.
 
     Returns:
@@ -179,21 +199,13 @@ def build_shortcut(inputs, filters, *, strides, pools, normalization, name):
     """
     if strides == 1 and inputs.shape[-1] == filters:
         return inputs
-    x = inputs
-    if pools and strides > 1:
+    x, name = inputs, f"{name}_shortcut"
+    if style.shortcut_pools and strides > 1:
         x = keras.layers.AveragePooling2D(
-            strides, padding="same", name=f"{name}_shortcut_pool"
+            strides, padding="same", name=f"{name}_pool"
         )(x)
         strides = 1
-    return convolve(
-        x,
-        filters,
-        kernel_size=1,
-        strides=strides,
-        activation=None,
-        normalization=normalization,
-        name=f"{name}_shortcut",
-    )
+    return convolve(x, filters, 1, strides, style=style, name=name)
 
 
 def squeeze_and_excite(inputs, *, ratio, name):
@@ -227,38 +239,20 @@ def squeeze_and_excite(inputs, *, ratio, name):
 
 
 def build_bottleneck(
-    inputs,
-    filters,
-    *,
-    strides,
-    lambda_layer,
-    lambda_pool_size,
-    shortcut_pools,
-    squeeze_excite_ratio,
-    drop_rate,
-    activation,
-    normalization,
-    name,
+    inputs, filters, *, strides, lambda_layer, drop_rate, style, name
 ):
     """Applies a bottleneck block, with or without a lambda layer.
-
-    The lambda layer stands for the 3x3 convolution. Where that has a stride,
-    an average pool follows the lambda layer (Bello, 2021, appendix E.1).
 
     Args:
         inputs: `(batch_size, height, width, channels)`.
         filters: int. Width of the bottleneck; the block returns four times
             that.
         strides: 1 or 2.
-        lambda_layer: function `filters -> layer`, `None` for the convolution.
-        lambda_pool_size: 3 or 2. Width of the pool after a lambda layer.
-        shortcut_pools: as `pools` in `build_shortcut`.
-        squeeze_excite_ratio: as `ratio` in `squeeze_and_excite`, over the
-            block's output. 0 for none.
+        lambda_layer: function `filters -> layer` or `filters, name -> layer`,
+            `None` for a convolution in its place.
         drop_rate: float. Probability that an example skips the block's
             residual branch in training (stochastic depth).
-        activation: name of the activation.
-        normalization: as in `build_lambda_resnet`.
+        style: `Style`.
         name: prefix of the layers' names.
 
     Returns:
@@ -270,44 +264,29 @@ def build_bottleneck(
         - [Huang et al., 2016](https://arxiv.org/abs/1603.09382)
         - [Bello, 2021](https://arxiv.org/abs/2102.08602)
     """
-    conv = functools.partial(convolve, normalization=normalization)
     shortcut = build_shortcut(
-        inputs,
-        4 * filters,
-        strides=strides,
-        pools=shortcut_pools,
-        normalization=normalization,
-        name=name,
+        inputs, 4 * filters, strides=strides, style=style, name=name
     )
-    x = conv(inputs, filters, 1, activation=activation, name=f"{name}_1")
+    x = convolve(inputs, filters, 1, style=style, name=f"{name}_1")
+    x = activate(x, style, name=f"{name}_1")
     if lambda_layer is None:
-        x = conv(
-            x,
-            filters,
-            kernel_size=3,
-            strides=strides,
-            activation=activation,
-            name=f"{name}_2",
-        )
+        x = convolve(x, filters, 3, strides, style=style, name=f"{name}_2")
     else:
-        x = lambda_layer(filters)(x)
-        if strides > 1:
-            x = _pool_average(x, lambda_pool_size, name=f"{name}_2_pool")
-        x = make_normalization(normalization, name=f"{name}_2_normalization")(x)
-        x = keras.layers.Activation(activation, name=f"{name}_2_{activation}")(
-            x
+        x = apply_lambda_layer(
+            x, lambda_layer, strides=strides, style=style, name=name
         )
-    x = conv(
+    x = activate(x, style, name=f"{name}_2")
+    x = convolve(
         x,
         4 * filters,
         kernel_size=1,
-        activation=None,
+        style=style,
         # Each block begins as the identity.
         gamma_initializer="zeros",
         name=f"{name}_3",
     )
-    if squeeze_excite_ratio:
-        x = squeeze_and_excite(x, ratio=squeeze_excite_ratio, name=name)
+    if style.squeeze_excite_ratio:
+        x = squeeze_and_excite(x, ratio=style.squeeze_excite_ratio, name=name)
     if drop_rate:
         x = keras.layers.Dropout(
             drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
@@ -315,10 +294,72 @@ def build_bottleneck(
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
 
 
+def apply_lambda_layer(inputs, lambda_layer, *, strides, style, name):
+    """Applies what stands for the 3x3 convolution of a block; normalizes.
+
+    Lambda layers have no stride. Where the convolution has one, an average
+    pool follows the lambda layer (Bello, 2021, appendix E.1).
+
+    Args:
+        inputs: `(batch_size, height, width, filters)`.
+        lambda_layer: as in `build_bottleneck`.
+        strides: 1 or 2.
+        style: `Style`.
+        name: name of the block.
+
+    Returns:
+        `(batch_size, ceil(height / strides), ceil(width / strides), filters)`.
+    """
+    layer = make_lambda_layer(lambda_layer, inputs.shape[-1], name)
+    x = layer(inputs)
+    if strides > 1:
+        x = _pool_average(x, style.lambda_pool_size, name=f"{name}_2")
+    return make_normalization(
+        style.normalization, name=f"{name}_2_normalization"
+    )(x)
+
+
 def _pool_average(inputs, size, *, name):
     """Halves a map by averages over windows of 3x3, zeros around, or 2x2."""
     if size == 2:
-        pool = keras.layers.AveragePooling2D(2, padding="same", name=name)
-        return pool(inputs)
-    x = keras.layers.ZeroPadding2D(1, name=name.replace("pool", "pad"))(inputs)
-    return keras.layers.AveragePooling2D(size, strides=2, name=name)(x)
+        return keras.layers.AveragePooling2D(
+            2, padding="same", name=f"{name}_pool"
+        )(inputs)
+    x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(inputs)
+    return keras.layers.AveragePooling2D(size, 2, name=f"{name}_pool")(x)
+
+
+def build_head(
+    inputs, *, num_classes, include_top, pooling, dropout_rate, activation
+):
+    """Applies what ends a network: a pool, and a classifier.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        num_classes: int. Size of the classifier.
+        include_top: whether there is one; it classifies means.
+        pooling: as in `build_lambda_resnet`, where there is none.
+        dropout_rate: float. Dropout before the classifier.
+        activation: activation of the classifier, `None` for logits.
+
+    Returns:
+        `(batch_size, num_classes)`; `(batch_size, channels)` without a
+        classifier; the inputs themselves without a pool too.
+    """
+    x = inputs
+    if include_top or pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
+    if not include_top:
+        return x
+    if dropout_rate:
+        x = keras.layers.Dropout(dropout_rate, name="dropout")(x)
+    return keras.layers.Dense(
+        num_classes,
+        activation=activation,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        # Probabilities and losses need float32 in mixed precision too.
+        dtype="float32",
+        name="predictions",
+    )(x)

@@ -10,6 +10,7 @@ from lambda_keras.checks import check_choice
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.networks import blocks
+from lambda_keras.networks.blocks import Style
 from lambda_keras.networks.weights import load_weights
 from lambda_keras.normalization import standardize_normalization
 
@@ -95,8 +96,10 @@ def build_lambda_resnet(
             for the first ResNet, as in the paper's Tables 3, 4 and 12, or
             `"tiered"` for timm's: a tiered stem, the shortcuts of `"v1"`, and
             2x2 rather than 3x3 average pools after strided lambda layers.
-        lambda_layer: function `filters -> layer` that makes what stands at
-            `L`: a layer that keeps the height and width of its 4D input.
+        lambda_layer: function `filters -> layer` or `filters, name -> layer`
+            that makes what stands at `L`: a layer that keeps the height and
+            width of its 4D input. It is named after its block, such as
+            `"c4_block2_lambda"`, because weights are matched by place.
             Defaults to `LambdaConv` with a scope of 23.
         squeeze_excite_ratio: float. Width of squeeze-and-excite's hidden layer
             over the channels of a block, in the stages without lambda layers.
@@ -105,7 +108,8 @@ def build_lambda_resnet(
             Defaults to `"relu"`, in squeeze-and-excite always.
         weights: path of a `.keras` file of the same network, saved at any
             image size: learned offsets keep their embeddings, see
-            `resize_position_embeddings`. Its classifier is left out if
+            `resize_position_embeddings`. Or a checkpoint of PyTorch, as in
+            `load_timm_weights`. The classifier of either is left out if
             `include_top` is `False`, and may then have any number of classes.
             `None` for random weights.
         include_top: bool. Whether to end in a classifier. Defaults to `True`.
@@ -159,84 +163,111 @@ def build_lambda_resnet(
     _check_rates(
         dropout_rate=dropout_rate, stochastic_depth_rate=stochastic_depth_rate
     )
-    if standardize_normalization(normalization) is None:
-        raise ValueError(
-            "`normalization` must not be None, because the residual branches "
-            "of the network start at zero through it. "
-            "Received: normalization=None"
-        )
     placement = _place_lambda_layers(depth, layout, architecture)
-    parts = _ARCHITECTURES[architecture]
-    if squeeze_excite_ratio is None:
-        squeeze_excite_ratio = parts.squeeze_excite_ratio
-    _check_rates(squeeze_excite_ratio=squeeze_excite_ratio)
+    build_stem, style = _choose_style(
+        architecture, normalization, activation, squeeze_excite_ratio
+    )
     if lambda_layer is None:
         lambda_layer = functools.partial(
             LambdaConv, normalization=normalization
         )
     if input_tensor is None:
         input_tensor = keras.Input(input_shape, name="images")
-    x = parts.build_stem(
-        input_tensor,
-        _scale(64, width_multiplier),
-        strides=stem_strides,
-        activation=activation,
-        normalization=normalization,
-    )
-    for stage, has_lambda in enumerate(placement):
-        # That hybrids squeeze and excite in their convolutional stages alone
-        # follows from the paper's parameter counts.
-        excites = not any(has_lambda)
-        for block, lambda_here in enumerate(has_lambda):
-            block_name = f"{_STAGES[stage]}_block{block + 1}"
-            x = blocks.build_bottleneck(
-                x,
-                _scale(64 * 2**stage, width_multiplier),
-                strides=2 if stage > 0 and block == 0 else 1,
-                lambda_layer=lambda_layer if lambda_here else None,
-                lambda_pool_size=parts.lambda_pool_size,
-                shortcut_pools=parts.shortcut_pools,
-                squeeze_excite_ratio=squeeze_excite_ratio if excites else 0,
-                drop_rate=stochastic_depth_rate * (stage + 2) / 5,
-                activation=activation,
-                normalization=normalization,
-                name=block_name,
-            )
-            last = block + 1 == len(has_lambda)
-            x = keras.layers.Activation(
-                activation,
-                name=_STAGES[stage] if last else f"{block_name}_{activation}",
-            )(x)
-
-    if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
-    if include_top:
-        if dropout_rate:
-            x = keras.layers.Dropout(dropout_rate, name="dropout")(x)
-        x = keras.layers.Dense(
-            num_classes,
-            activation=classifier_activation,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            # Probabilities and losses need float32 in mixed precision too.
-            dtype="float32",
-            name="predictions",
-        )(x)
-    if name is None:
-        name = "_".join(
-            (f"lambda_resnet{depth}", architecture, *(layout or ()))
+    width = _scale(64, width_multiplier)
+    x = build_stem(input_tensor, width, strides=stem_strides, style=style)
+    for number, has_lambda in enumerate(placement):
+        x = _build_stage(
+            x,
+            number,
+            filters=_scale(64 * 2**number, width_multiplier),
+            lambda_layers=[
+                lambda_layer if lambda_here else None
+                for lambda_here in has_lambda
+            ],
+            drop_rate=stochastic_depth_rate * (number + 2) / 5,
+            style=style,
         )
+    outputs = blocks.build_head(
+        x,
+        num_classes=num_classes,
+        include_top=include_top,
+        pooling=pooling,
+        dropout_rate=dropout_rate,
+        activation=classifier_activation,
+    )
     inputs = keras.utils.get_source_inputs(input_tensor)
-    inputs = inputs[0] if len(inputs) == 1 else inputs
-    model = keras.Model(inputs, x, name=name.lower())
+    model = keras.Model(
+        inputs[0] if len(inputs) == 1 else inputs,
+        outputs,
+        name=_choose_name(name, depth, architecture, layout),
+    )
     if weights is not None:
         load_weights(model, weights)
     return model
 
 
+def _choose_style(architecture, normalization, activation, excite_ratio):
+    """Returns the stem of an architecture, and the style of its blocks."""
+    if standardize_normalization(normalization) is None:
+        raise ValueError(
+            "`normalization` must not be None, because the residual branches "
+            "of the network start at zero through it. "
+            "Received: normalization=None"
+        )
+    parts = _ARCHITECTURES[architecture]
+    if excite_ratio is None:
+        excite_ratio = parts.squeeze_excite_ratio
+    _check_rates(squeeze_excite_ratio=excite_ratio)
+    return parts.build_stem, Style(
+        normalization=normalization,
+        activation=activation,
+        shortcut_pools=parts.shortcut_pools,
+        lambda_pool_size=parts.lambda_pool_size,
+        squeeze_excite_ratio=excite_ratio,
+    )
+
+
+def _build_stage(inputs, number, *, filters, lambda_layers, drop_rate, style):
+    """Applies the blocks of a stage; the last activation bears its name.
+
+    Args:
+        inputs: `(batch_size, height, width, channels)`.
+        number: int. 0 for c2 to 3 for c5; all but c2 halve the map.
+        filters: int. Width of the bottlenecks.
+        lambda_layers: `lambda_layer` of each block, as in `build_bottleneck`.
+        drop_rate: as in `build_bottleneck`.
+        style: `Style`.
+    """
+    # That hybrids squeeze and excite in their convolutional stages alone
+    # follows from the paper's parameter counts.
+    if any(lambda_layers):
+        style = style._replace(squeeze_excite_ratio=0)
+    x, stage = inputs, _STAGES[number]
+    for block, lambda_layer in enumerate(lambda_layers):
+        name = f"{stage}_block{block + 1}"
+        x = blocks.build_bottleneck(
+            x,
+            filters,
+            strides=2 if number > 0 and block == 0 else 1,
+            lambda_layer=lambda_layer,
+            drop_rate=drop_rate,
+            style=style,
+            name=name,
+        )
+        if block + 1 < len(lambda_layers):
+            x = blocks.activate(x, style, name=name)
+    return keras.layers.Activation(style.activation, name=stage)(x)
+
+
+def _choose_name(name, depth, architecture, layout):
+    if name is None:
+        parts = (f"lambda_resnet{depth}", architecture, *(layout or ()))
+        name = "_".join(parts)
+    return name.lower()
+
+
 def _place_lambda_layers(depth, layout, architecture):
-    """Returns for each stage a list of bools, one a block."""
+    """Returns a list of bools per stage, one per block."""
     block_counts, c4_positions = _DEPTHS[depth]
     if layout is None and architecture != "v1":
         c4 = ["CL"[n + 1 in c4_positions] for n in range(block_counts[2])]
@@ -253,9 +284,9 @@ def _place_lambda_layers(depth, layout, architecture):
         or set("".join(placement)) - set("CL")
     ):
         raise ValueError(
-            "`layout` must be four letters, one a stage from c2 to c5, or "
-            "four strings with one letter for each of a stage's blocks, of "
-            f"which depth {depth} has {block_counts}: C for convolutions or L "
+            "`layout` must be four letters, one per stage from c2 to c5, or "
+            "four strings with one letter per block of the stage, of which "
+            f"depth {depth} has {block_counts}: C for convolutions or L "
             f"for lambda layers. Received: layout={layout!r}"
         )
     return [[letter == "L" for letter in letters] for letters in placement]

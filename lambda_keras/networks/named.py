@@ -7,9 +7,6 @@ from typing import NamedTuple
 from lambda_keras.lambda_conv import LambdaConv
 from lambda_keras.lambda_layer import LambdaLayer
 from lambda_keras.networks.lambda_resnet import build_lambda_resnet
-from lambda_keras.networks.torch_weights import CHECKPOINT_SUFFIXES
-from lambda_keras.networks.torch_weights import HUB_PREFIX
-from lambda_keras.networks.torch_weights import load_timm_weights
 from lambda_keras.position_embeddings import PositionEmbeddings
 
 
@@ -211,10 +208,8 @@ def build_network(
         input_shape: `(height, width, channels)`. Defaults to the shape of
             `input_tensor`, or to 3 channels of the network's `image_size`.
         num_classes: int. Size of the last layer.
-        weights: path of a `.keras` file as in `build_lambda_resnet`, or a
-            PyTorch checkpoint as in `load_timm_weights`. `None` for random
-            weights.
-        include_top: as in `build_lambda_resnet`, like all that follow.
+        weights: as in `build_lambda_resnet`, like all that follow.
+        include_top: whether to end in a classifier.
         input_tensor: Keras tensor to use as the images.
         pooling: what ends the network if `include_top` is `False`.
         classifier_activation: activation of the last layer.
@@ -248,8 +243,7 @@ def build_network(
     )
     if network.shares_embeddings:
         lambda_layer = _share_embeddings(lambda_layer)
-    is_checkpoint = _is_checkpoint(weights)
-    model = build_lambda_resnet(
+    return build_lambda_resnet(
         network.depth,
         input_shape,
         num_classes,
@@ -257,7 +251,7 @@ def build_network(
         architecture=network.architecture,
         lambda_layer=lambda_layer,
         activation=network.activation,
-        weights=None if is_checkpoint else weights,
+        weights=weights,
         include_top=include_top,
         input_tensor=input_tensor,
         pooling=pooling,
@@ -267,9 +261,6 @@ def build_network(
         normalization=normalization,
         name=name,
     )
-    if is_checkpoint:
-        load_timm_weights(model, weights)
-    return model
 
 
 def _share_embeddings(lambda_layer):
@@ -282,14 +273,3 @@ def _share_embeddings(lambda_layer):
         return lambda_layer(filters, position_embeddings=embeddings[filters])
 
     return make_layer
-
-
-def _is_checkpoint(weights):
-    if weights is None:
-        return False
-    is_dictionary = isinstance(weights, dict)
-    return (
-        is_dictionary
-        or str(weights).startswith(HUB_PREFIX)
-        or (str(weights).endswith(CHECKPOINT_SUFFIXES))
-    )

@@ -17,11 +17,13 @@ from keras import ops
 
 from lambda_keras.base_lambda import BaseLambda
 from lambda_keras.lambda_conv import LambdaConv
-from lambda_keras.networks.weights import find_network
+from lambda_keras.networks.places import find_layers
+from lambda_keras.networks.places import find_network
+from lambda_keras.networks.places import has_layer
 from lambda_keras.position_embeddings import resize_position_embeddings
 
-HUB_PREFIX = "hf://"
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+_HUB_PREFIX = "hf://"
+_CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
 class _Naming(NamedTuple):
@@ -171,6 +173,15 @@ def make_timm_state(model):
     return state
 
 
+def is_checkpoint(weights):
+    """Whether `weights` name or hold a checkpoint that PyTorch reads."""
+    return (
+        isinstance(weights, dict)
+        or str(weights).startswith(_HUB_PREFIX)
+        or str(weights).endswith(_CHECKPOINT_SUFFIXES)
+    )
+
+
 def read_checkpoint(weights):
     """Reads the tensors of a PyTorch checkpoint.
 
@@ -183,16 +194,16 @@ def read_checkpoint(weights):
     Raises:
         ValueError: If the file is of another kind.
     """
-    if str(weights).startswith(HUB_PREFIX):
+    if str(weights).startswith(_HUB_PREFIX):
         from huggingface_hub import hf_hub_download
 
-        repository = str(weights).removeprefix(HUB_PREFIX)
+        repository = str(weights).removeprefix(_HUB_PREFIX)
         weights = hf_hub_download(repository, "model.safetensors")
     path = pathlib.Path(weights)
-    if path.suffix not in CHECKPOINT_SUFFIXES:
+    if path.suffix not in _CHECKPOINT_SUFFIXES:
         raise ValueError(
-            f"A checkpoint must be one of {', '.join(CHECKPOINT_SUFFIXES)} or "
-            f'begin with "{HUB_PREFIX}". Received: {weights}'
+            f"A checkpoint must be one of {', '.join(_CHECKPOINT_SUFFIXES)} or "
+            f'begin with "{_HUB_PREFIX}". Received: {weights}'
         )
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
@@ -222,7 +233,7 @@ def select_tensors(state, model):
         no classifier, without that of the checkpoint.
     """
     network = find_network(model)
-    has_head = any(layer.name == "predictions" for layer in network.layers)
+    has_head = has_layer(network, "predictions")
     head = f"{_choose_naming(network).head}."
     return {
         name: array
@@ -240,13 +251,13 @@ def list_tensors(model):
 
     Returns:
         Dictionary from the names in PyTorch to `TorchTensor`s.
+
+    Raises:
+        ValueError: If a layer has no counterpart in PyTorch.
     """
     network = find_network(model)
     naming = _choose_naming(network)
-    layers = {layer.name: layer for layer in network.layers}
-    lambda_layers = iter(
-        layer for layer in network.layers if isinstance(layer, BaseLambda)
-    )
+    layers = find_layers(network)
     tensors = {}
     for ours, names in naming.stem.items():
         tensors |= _list_convolution(layers, ours, *names)
@@ -256,42 +267,43 @@ def list_tensors(model):
             theirs = naming.block.format(
                 stage=stage, stage_from_one=stage + 1, block=block
             )
-            parts = _list_block(layers, lambda_layers, ours, naming)
+            parts = _list_block(layers, ours, naming)
             tensors |= {theirs + name: part for name, part in parts.items()}
             block += 1
     if "predictions" in layers:
-        head = layers["predictions"]
+        [head] = layers["predictions"]
         tensors[f"{naming.head}.weight"] = _keep(head.kernel, (1, 0))
         tensors[f"{naming.head}.bias"] = _keep(head.bias)
     return tensors
 
 
 def _choose_naming(network):
-    names = {layer.name for layer in network.layers}
-    if "stem_tier1_conv" in names:
+    if has_layer(network, "stem_tier1_conv"):
         return _BYOBNET
-    return _RESNET_RS if "stem_1_conv" in names else _TORCHVISION
+    is_rs = has_layer(network, "stem_1_conv")
+    return _RESNET_RS if is_rs else _TORCHVISION
 
 
-def _list_block(layers, lambda_layers, ours, naming):
+def _list_block(layers, ours, naming):
     tensors = {}
     for part, names in naming.parts.items():
         tensors |= _list_convolution(layers, f"{ours}_{part}", *names)
     if f"{ours}_2_conv" not in layers:
-        after = layers[f"{ours}_2_normalization"]
-        tensors |= _list_lambda_layer(next(lambda_layers), after, naming)
+        [after] = layers[f"{ours}_2_normalization"]
+        made = layers.get(f"{ours}_lambda", [])
+        tensors |= _list_lambda_layer(ours, made, after, naming)
     return tensors
 
 
 def _list_convolution(layers, ours, conv_name, norm_name):
-    conv = layers.get(f"{ours}_conv")
-    if conv is None:
+    if f"{ours}_conv" not in layers:
         return {}
+    [conv] = layers[f"{ours}_conv"]
     tensors = {f"{conv_name}.weight": _keep(conv.kernel, (3, 2, 0, 1))}
     if conv.use_bias:
         tensors[f"{conv_name}.bias"] = _keep(conv.bias)
     if norm_name is not None:
-        norm = layers[f"{ours}_normalization"]
+        [norm] = layers[f"{ours}_normalization"]
         tensors |= _list_normalization(norm, norm_name)
     return tensors
 
@@ -310,14 +322,8 @@ def _list_normalization(layer, name):
     }
 
 
-def _list_lambda_layer(layer, after, naming):
-    if layer.num_key_value_heads != 1 or not layer.use_content:
-        raise ValueError(
-            "Only lambda layers with one lambda a position, of content and of "
-            "positions, have a counterpart in PyTorch. Received: "
-            f"{layer.name} with num_key_value_heads="
-            f"{layer.num_key_value_heads}, use_content={layer.use_content}"
-        )
+def _list_lambda_layer(block, layers, after, naming):
+    layer = _find_lambda_layer(block, layers)
     qkv, norm_q, norm_v, conv, all_offsets, norm = naming.lambda_parts
     kernels = tuple(
         projection.kernel
@@ -341,6 +347,27 @@ def _list_lambda_layer(layer, after, naming):
             (table,), tuple(range(len(table.shape))), shape, is_resized=True
         )
     return tensors
+
+
+def _find_lambda_layer(block, layers):
+    """Returns the one layer at a place, if PyTorch has its counterpart."""
+    kinds = ", ".join(type(layer).__name__ for layer in layers) or "none"
+    if len(layers) != 1 or not isinstance(layers[0], BaseLambda):
+        raise ValueError(
+            "Only one lambda layer in each place of its own has a counterpart "
+            f"in PyTorch. Received: {kinds} in {block}"
+        )
+    layer = layers[0]
+    uses_both = layer.use_content and layer.use_position
+    if layer.num_key_value_heads != 1 or not uses_both:
+        raise ValueError(
+            "Only lambda layers with one lambda per position, of content and "
+            "of positions, have a counterpart in PyTorch. Received: "
+            f"{layer.name} with num_key_value_heads="
+            f"{layer.num_key_value_heads}, use_content={layer.use_content}, "
+            f"use_position={layer.use_position}"
+        )
+    return layer
 
 
 def _keep(weight, axes=(0,)):

@@ -1,70 +1,40 @@
-"""Weights of trained networks for networks of another input size."""
+"""Weights of trained networks for new ones, also of another image size."""
 
 import keras
 from keras import ops
 
+from lambda_keras.networks.places import find_layers
+from lambda_keras.networks.places import find_network
+from lambda_keras.networks.places import has_layer
+from lambda_keras.networks.torch_weights import is_checkpoint
+from lambda_keras.networks.torch_weights import load_timm_weights
 from lambda_keras.position_embeddings import find_scopes
 from lambda_keras.position_embeddings import resize_position_embeddings
 
-# How the names begin that `build_lambda_resnet` gives.
-_BUILT_NAMES = ("stem", "c2", "c3", "c4", "c5", "predictions")
 
+def load_weights(model, weights, method="extend"):
+    """Gives a network the weights of a trained one, at any resolution.
 
-def load_weights(model, path, method="extend"):
-    """Gives a model the weights of a saved one, at any resolution.
-
-    A model without a classifier takes all weights but those of the saved
+    A network without a classifier takes all weights but those of the trained
     classifier.
 
     Args:
         model: a model of `build_lambda_resnet`.
-        path: a `.keras` file of the same network, built for any image size,
-            alone or within a model that prepares its images.
-        method: how position embeddings of another size are resized, as in
-            `resize_position_embeddings`.
+        weights: path of a `.keras` file of the same network, built for any
+            image size, alone or within a model that prepares its images; or a
+            checkpoint of PyTorch, as in `load_timm_weights`.
+        method: how the position embeddings of a `.keras` file are resized
+            where they have another size, as in `resize_position_embeddings`.
 
     Raises:
-        ValueError: If the saved network has other weights; the message names
-            them. The model is then unchanged.
+        ValueError: If they are those of another network; the message names
+            the weights. The model is then unchanged.
     """
-    source = keras.saving.load_model(path, compile=False)
+    if is_checkpoint(weights):
+        load_timm_weights(model, weights)
+        return
+    source = keras.saving.load_model(weights, compile=False)
     copy_weights(find_network(source), model, method)
-
-
-def find_network(model):
-    """Returns the part of a model that `build_lambda_resnet` made."""
-    parts = [model, *model._flatten_layers(include_self=False)]
-    for part in parts:
-        if isinstance(part, keras.Model) and "c5" in _name_layers(part):
-            return part
-    return model
-
-
-def list_weights(model, include_top=True):
-    """Lists the weights of a network, each once, in an order of its own.
-
-    Args:
-        model: a model of `build_lambda_resnet`. Layers before its stem, which
-            prepare the images, do not count.
-        include_top: whether those of the classifier are among them.
-    """
-    names = _name_layers(model)
-    stem = [n for n, name in enumerate(names) if name.startswith("stem")]
-    layers = model.layers[stem[0] if stem else 0 :]
-    # A saved graph may come back with the branches of a block in another
-    # order. What stands at the lambda layers has names that Keras numbers, but
-    # is on one path through the network.
-    layers = sorted(
-        layers,
-        key=lambda layer: (
-            layer.name if layer.name.startswith(_BUILT_NAMES) else ""
-        ),
-    )
-    weights = {}
-    for layer in layers:
-        if include_top or layer.name != "predictions":
-            weights.update((id(weight), weight) for weight in layer.weights)
-    return list(weights.values())
 
 
 def copy_weights(source, target, method="extend"):
@@ -81,11 +51,10 @@ def copy_weights(source, target, method="extend"):
         ValueError: If the networks differ in anything else; the message names
             the weights. The target is then unchanged.
     """
-    include_top = "predictions" in _name_layers(target)
-    theirs = list_weights(source, include_top)
-    ours = list_weights(target)
-    _check_weights(theirs, ours, f"of {source.name} for those of {target.name}")
-    for their_weight, our_weight in zip(theirs, ours, strict=True):
+    theirs, ours = list_weights(source), list_weights(target)
+    if not has_layer(target, "predictions"):
+        theirs.pop("predictions", None)
+    for their_weight, our_weight in _pair_weights(theirs, ours):
         values = ops.convert_to_numpy(their_weight)
         if their_weight.shape != our_weight.shape:
             scopes = find_scopes(our_weight.shape)
@@ -93,29 +62,58 @@ def copy_weights(source, target, method="extend"):
         our_weight.assign(values)
 
 
-def _name_layers(model):
-    return [layer.name for layer in model.layers]
+def list_weights(network):
+    """Lists the weights of a network by the places of their layers.
+
+    Args:
+        network: as in `find_layers`.
+
+    Returns:
+        Dictionary from places to lists of weights, without places that have
+        none. What several layers share is listed at the first of them only.
+    """
+    weights, seen = {}, set()
+    for place, layers in find_layers(network).items():
+        for weight in (weight for layer in layers for weight in layer.weights):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                weights.setdefault(place, []).append(weight)
+    return weights
 
 
-def _check_weights(theirs, ours, what):
-    if len(theirs) != len(ours):
-        raise ValueError(
-            "The weights must be those of the same network. Received: "
-            f"{len(theirs)} for {len(ours)} weights, {what}"
+def _pair_weights(theirs, ours):
+    """Returns pairs of weights of the same place, or says what misfits."""
+    problems = [
+        f"{place} is {adjective}"
+        for adjective, places in (
+            ("missing", ours.keys() - theirs.keys()),
+            ("unexpected", theirs.keys() - ours.keys()),
         )
-    misfits = [
+        for place in sorted(places)
+    ]
+    pairs = []
+    for place in (place for place in ours if place in theirs):
+        if len(theirs[place]) == len(ours[place]):
+            pairs += zip(theirs[place], ours[place], strict=True)
+        else:
+            problems.append(
+                f"{place} has {len(theirs[place])} weights for "
+                f"{len(ours[place])}"
+            )
+    problems += [
         f"{their_weight.path} {tuple(their_weight.shape)} for "
-        f"{tuple(our_weight.shape)}"
-        for their_weight, our_weight in zip(theirs, ours, strict=True)
+        f"{tuple(our_weight.shape)} of {our_weight.name}"
+        for their_weight, our_weight in pairs
         if not _fits(their_weight, our_weight)
     ]
-    if misfits:
+    if problems:
         raise ValueError(
             "The weights must be those of the same network, though position "
             "embeddings may have other scopes. For another classifier, build "
             "the network with `include_top=False`. Received: "
-            f"{len(misfits)} that do not fit: {'; '.join(misfits[:8])}"
+            f"{len(problems)} that do not fit: {'; '.join(problems[:8])}"
         )
+    return pairs
 
 
 def _fits(theirs, ours):
@@ -125,7 +123,7 @@ def _fits(theirs, ours):
         return True
     scopes = len(find_scopes(ours.shape))
     return (
-        # Lambda layers have one table, attention one an axis of the grid.
+        # Lambda layers have one table, attention has one per axis of the grid.
         "table" in theirs.name
         and len(theirs.shape) == len(ours.shape)
         and tuple(theirs.shape[scopes:]) == tuple(ours.shape[scopes:])

@@ -128,7 +128,7 @@ def test_network_of_attention_loads_at_another_resolution(tmp_path):
 
 def wrap(layer, grid, **kwargs):
     """A model of one attention layer with random weights."""
-    layer = layer(6, num_heads=2, **kwargs)
+    layer = layer(6, num_heads=2, name="attention", **kwargs)
     model = keras.Sequential([keras.Input((*grid, 5)), layer])
     reference.randomize_weights(model)
     return model

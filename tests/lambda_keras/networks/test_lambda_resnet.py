@@ -12,26 +12,16 @@ import pytest
 import lambda_keras
 from lambda_keras import build_lambda_resnet
 from lambda_keras.networks import lambda_resnet
-from tests.support import reference
+from tests.support.networks import build_small_network
+from tests.support.networks import build_without_values
+from tests.support.networks import get_small_network
 
-
-def build_small(depth=26, image_size=16, **kwargs):
-    """A network for images of 16 pixels with random weights throughout."""
-    arguments = dict(
-        lambda_layer=functools.partial(lambda_keras.LambdaConv, scope_size=5),
-        stem_strides=1,
-        width_multiplier=0.125,
-    )
-    model = build_lambda_resnet(
-        depth, (image_size, image_size, 1), 10, **(arguments | kwargs)
-    )
-    reference.randomize_weights(model)
-    return model
+build_shapes = functools.partial(build_without_values, build_lambda_resnet)
 
 
 def test_v1_with_squeeze_and_excite_has_the_papers_parameters():
     # 28.1M in Table 3.
-    model = build_lambda_resnet(
+    model = build_shapes(
         50, layout="CCCC", architecture="v1", squeeze_excite_ratio=1 / 16
     )
     count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
@@ -59,7 +49,7 @@ def test_lambda_layers_stand_where_the_paper_puts_them():
 def test_stages_have_the_usual_sizes(
     architecture, stem_strides, image_size, widths
 ):
-    model = build_lambda_resnet(
+    model = build_shapes(
         26,
         (image_size, image_size, 3),
         architecture=architecture,
@@ -76,7 +66,12 @@ def test_stages_have_the_usual_sizes(
 def test_each_block_begins_as_the_identity(architecture):
     """With its last scale at zero, a block returns its shortcut."""
     model = build_lambda_resnet(
-        26, (32, 32, 3), 10, architecture=architecture, stem_strides=1
+        26,
+        (32, 32, 3),
+        10,
+        architecture=architecture,
+        stem_strides=1,
+        width_multiplier=0.125,
     )
     c2_first = model.get_layer("c2_block1_relu").output
     c2 = model.get_layer("c2").output
@@ -87,7 +82,7 @@ def test_each_block_begins_as_the_identity(architecture):
 
 
 def test_only_the_first_block_of_a_stage_has_a_projection_shortcut():
-    model = build_lambda_resnet(50, architecture="v1")
+    model = build_shapes(50, architecture="v1")
     projections = [
         layer.name
         for layer in model.layers
@@ -99,7 +94,7 @@ def test_only_the_first_block_of_a_stage_has_a_projection_shortcut():
 
 
 def test_a_strided_lambda_block_pools_after_its_lambda_layer():
-    model = build_lambda_resnet(50, architecture="v1")
+    model = build_shapes(50, architecture="v1")
     pool = model.get_layer("c3_block1_2_pool")
     assert isinstance(pool, keras.layers.AveragePooling2D)
     assert (pool.pool_size, pool.strides) == ((3, 3), (2, 2))
@@ -115,7 +110,7 @@ def test_a_strided_lambda_block_pools_after_its_lambda_layer():
 
 def test_squeeze_and_excite_stands_in_convolutional_stages_only():
     def stages_with_excite(**kwargs):
-        model = build_lambda_resnet(26, (64, 64, 3), **kwargs)
+        model = build_shapes(26, (64, 64, 3), **kwargs)
         names = [layer.name for layer in model.layers]
         return sorted({n[:2] for n in names if n.endswith("_excite")})
 
@@ -125,7 +120,7 @@ def test_squeeze_and_excite_stands_in_convolutional_stages_only():
 
 
 def test_stochastic_depth_grows_over_the_stages_and_drops_whole_branches():
-    model = build_small(stochastic_depth_rate=0.5)
+    model = build_small_network(stochastic_depth_rate=0.5)
     drops = [
         layer
         for layer in model.layers
@@ -143,12 +138,13 @@ def test_stochastic_depth_grows_over_the_stages_and_drops_whole_branches():
 
 def test_classifier_can_be_left_out():
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1))
-    whole = build_small(classifier_activation=None)
-    features = build_small(include_top=False)
-    average = build_small(include_top=False, pooling="avg")
-    largest = build_small(include_top=False, pooling="max")
+    whole = get_small_network(classifier_activation=None)
+    features = get_small_network(include_top=False)
+    average = get_small_network(include_top=False, pooling="avg")
+    largest = get_small_network(include_top=False, pooling="max")
     for model in (features, average, largest):
-        model.set_weights(whole.get_weights()[:-2])
+        for weight, expected in zip(model.weights, whole.weights, strict=False):
+            np.testing.assert_array_equal(weight, expected)
     kernel, bias = whole.layers[-1].get_weights()
     maps = keras.ops.convert_to_numpy(features(images))
     assert maps.shape == (2, 2, 2, 256)
@@ -160,8 +156,8 @@ def test_classifier_can_be_left_out():
 
 def test_probabilities_are_the_default_and_logits_an_option():
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1))
-    logits = build_small(classifier_activation=None)
-    probabilities = build_small()
+    logits = get_small_network(classifier_activation=None)
+    probabilities = get_small_network()
     np.testing.assert_allclose(
         probabilities(images),
         keras.ops.softmax(logits(images)),
@@ -171,16 +167,16 @@ def test_probabilities_are_the_default_and_logits_an_option():
 
 
 def test_one_network_takes_any_image_size():
-    flexible = build_small(image_size=None)
+    images = keras.Input((None, None, 1))
+    flexible = build_small_network(None, input_tensor=images)
     for size in (16, 13):
         images = np.random.default_rng(0).normal(size=(2, size, size, 1))
-        fixed = build_small(image_size=size)
-        expected = fixed(images)
+        expected = get_small_network(size)(images)
         np.testing.assert_allclose(flexible(images), expected, atol=1e-5)
 
 
 def test_the_caller_chooses_what_stands_at_l():
-    model = build_small(
+    model = build_small_network(
         architecture="v1",
         layout="CCCL",
         lambda_layer=lambda filters: (
@@ -197,7 +193,7 @@ def test_the_caller_chooses_what_stands_at_l():
 
 def test_normalization_reaches_every_layer():
     template = keras.layers.BatchNormalization(momentum=0.75)
-    model = build_lambda_resnet(
+    model = build_shapes(
         26, (32, 32, 3), normalization=template, stem_strides=1
     )
     layers = list(model._flatten_layers(include_self=False))
@@ -214,20 +210,16 @@ def test_normalization_reaches_every_layer():
 
 
 def test_saved_network_gives_the_same_in_a_fresh_process(tmp_path):
-    model = build_small(stochastic_depth_rate=0.1, dropout_rate=0.2)
+    model = build_small_network(stochastic_depth_rate=0.1, dropout_rate=0.2)
     images = np.random.default_rng(0).normal(size=(3, 16, 16, 1))
     model.save(tmp_path / "model.keras")
-    np.savez(
-        tmp_path / "check.npz",
-        images=images,
-        outputs=model.predict(images, verbose=0),
-    )
+    np.savez(tmp_path / "check.npz", images=images, outputs=model(images))
     program = """
 import sys
 import keras, lambda_keras, numpy as np
 model = keras.saving.load_model(sys.argv[1] + "/model.keras")
 check = np.load(sys.argv[1] + "/check.npz")
-outputs = model.predict(check["images"], verbose=0)
+outputs = keras.ops.convert_to_numpy(model(check["images"]))
 np.testing.assert_allclose(outputs, check["outputs"], rtol=1e-5, atol=1e-6)
 print("equal")
 """

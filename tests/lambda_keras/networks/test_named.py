@@ -13,6 +13,8 @@ from lambda_keras import build_lambda_resnet
 from lambda_keras import build_network
 from lambda_keras import count_multiply_adds
 from tests.support import reference
+from tests.support.networks import build_small_network
+from tests.support.networks import build_without_values
 
 _DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "networks.md"
 
@@ -79,7 +81,7 @@ PRINTED_MULTIPLY_ADDS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_has_the_counts_of_its_row(name):
-    model = build_network(name)
+    model = build_without_values(build_network, name)
     parameters = sum(
         int(np.prod(weight.shape)) for weight in model.trainable_weights
     )
@@ -176,7 +178,8 @@ def test_a_layer_of_ones_own_counts_itself():
 
 def test_a_network_counts_what_stands_at_its_lambda_layers():
     def build(layout):
-        return build_lambda_resnet(
+        return build_without_values(
+            build_lambda_resnet,
             26,
             (64, 32, 3),
             10,
@@ -210,7 +213,9 @@ def test_what_cannot_be_counted_is_named(layer, shape, message):
 
 
 def test_layers_of_a_stage_share_embeddings_where_the_name_says_so():
-    model = build_network("resnet50_llll_shared", (32, 32, 3), 10)
+    model = build_without_values(
+        build_network, "resnet50_llll_shared", (32, 32, 3), 10
+    )
     layers = [
         layer
         for layer in model.layers
@@ -223,7 +228,9 @@ def test_layers_of_a_stage_share_embeddings_where_the_name_says_so():
 
 
 def test_layouts_may_name_each_block():
-    model = build_network("lambda_resnet50ts", (64, 64, 3))
+    model = build_without_values(
+        build_network, "lambda_resnet50ts", (64, 64, 3)
+    )
     names = [layer.name for layer in model.layers]
     lambdas = [
         f"{stage}.{block}"
@@ -242,7 +249,8 @@ def test_network_trains_and_is_saved(name, tmp_path):
     before = model.get_layer("c2_block1_1_conv").kernel + 0.0
     random = np.random.default_rng(0)
     images = random.normal(size=(4, 32, 32, 3)).astype("float32")
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    # One step does not earn the time of tracing it.
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     loss = model.train_on_batch(images, np.array([0, 1, 2, 0]))
     assert np.isfinite(loss)
     kernel = model.get_layer("c2_block1_1_conv").kernel
@@ -265,34 +273,25 @@ def test_an_unknown_name_lists_those_there_are():
         build_network("lambda_resnet51")
 
 
-def build_small(size=16, num_classes=5, **kwargs):
-    return build_lambda_resnet(
-        26,
-        None if size is None else (size, size, 1),
-        num_classes,
-        lambda_layer=lambda filters: lambda_keras.LambdaConv(filters, 5),
-        stem_strides=1,
-        width_multiplier=0.125,
-        **kwargs,
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A network of five classes, and its file."""
     path = tmp_path_factory.mktemp("trained") / "model.keras"
-    model = build_small()
-    reference.randomize_weights(model)
+    model = build_small_network(num_classes=5)
     model.save(path)
     return model, path
 
 
 def test_another_head_takes_the_features_of_a_trained_network(trained):
     model, path = trained
-    features = build_small(24, weights=path, include_top=False, pooling="avg")
+    features = build_small_network(
+        24, weights=path, include_top=False, pooling="avg"
+    )
     outputs = keras.layers.Dense(3)(features.output)
     assert keras.Model(features.input, outputs).output_shape == (None, 3)
-    same_size = build_small(16, weights=path, include_top=False, pooling="avg")
+    same_size = build_small_network(
+        weights=path, include_top=False, pooling="avg"
+    )
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1))
     expected = keras.Model(model.input, model.get_layer("pool").output)
     np.testing.assert_allclose(
@@ -303,14 +302,14 @@ def test_another_head_takes_the_features_of_a_trained_network(trained):
 def test_another_number_of_classes_needs_another_head(trained):
     _, path = trained
     with pytest.raises(ValueError, match=r"include_top=False.*\(256, 5\)"):
-        build_small(num_classes=3, weights=path)
+        build_small_network(num_classes=3, weights=path)
 
 
 def test_a_network_continues_from_a_given_tensor(trained):
     model, path = trained
     pixels = keras.Input((16, 16, 1))
     prepared = keras.layers.Dense(1, name="prepare")(pixels)
-    whole = build_small(None, weights=path, input_tensor=prepared)
+    whole = build_small_network(None, 5, weights=path, input_tensor=prepared)
     layer = whole.get_layer("prepare")
     layer.set_weights([np.array([[2.0]]), np.array([0.5])])
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1))
@@ -329,7 +328,7 @@ def test_a_network_continues_from_a_given_tensor(trained):
             r"must be a Keras tensor",
         ),
         (
-            dict(size=24, input_tensor=keras.Input((16, 16, 1))),
+            dict(image_size=24, input_tensor=keras.Input((16, 16, 1))),
             r"\(24, 24, 1\) for a tensor of \(16, 16, 1\)",
         ),
         (
@@ -340,9 +339,9 @@ def test_a_network_continues_from_a_given_tensor(trained):
     ids=["no_tensor", "two_shapes", "too_many_blocks"],
 )
 def test_bad_arguments_raise(arguments, message):
-    arguments = dict(size=None) | arguments
+    arguments = dict(image_size=None) | arguments
     with pytest.raises(ValueError, match=message):
-        build_small(**arguments)
+        build_small_network(**arguments)
 
 
 def test_images_are_prepared_as_for_imagenet():

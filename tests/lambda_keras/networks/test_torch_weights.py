@@ -1,5 +1,7 @@
 """Weights of PyTorch networks in ours, against these networks themselves."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from lambda_keras import make_timm_state
 from lambda_keras.networks import torch_weights
 from tests.support import reference
 from tests.support import torch_networks
+from tests.support.networks import build_without_values
 
 # Height and width of the images.
 PEERS = {
@@ -145,9 +148,10 @@ def test_names_on_the_hub_are_asked_of_the_hub(monkeypatch, tmp_path):
     np.testing.assert_array_equal(state["head.fc.bias"], [0, 1, 2])
 
 
-def build_small(**kwargs):
-    """A small network of timm's kind with random weights."""
+def build_shapes(**kwargs):
+    """A small network of timm's kind."""
     arguments = dict(
+        input_shape=(64, 64, 3),
         layout=("C", "C", "CL", "L"),
         architecture="tiered",
         lambda_layer=lambda filters: lambda_keras.LambdaConv(
@@ -156,15 +160,24 @@ def build_small(**kwargs):
         activation="silu",
         width_multiplier=0.125,
     )
-    model = lambda_keras.build_lambda_resnet(
-        26, (64, 64, 3), 7, **(arguments | kwargs)
+    return lambda_keras.build_lambda_resnet(
+        26, num_classes=7, **(arguments | kwargs)
     )
+
+
+def build_small(**kwargs):
+    """One with random weights."""
+    model = build_shapes(**kwargs)
     reference.randomize_weights(model)
     return model
 
 
+# For tests that do not change it.
+get_small = functools.cache(build_small)
+
+
 def test_weights_come_back_from_a_checkpoint():
-    model, other = build_small(), build_small()
+    model, other = get_small(), build_small()
     state = make_timm_state(model)
     for weight in other.weights:
         weight.assign(0 * weight)
@@ -187,17 +200,11 @@ def test_a_checkpoint_reaches_a_network_within_a_model():
 def test_offsets_of_another_image_size_are_kept():
     model = build_small(lambda_layer=lambda_keras.LambdaLayer)
     state = make_timm_state(model)
-    larger = lambda_keras.build_lambda_resnet(
-        26,
-        (96, 96, 3),
-        7,
-        layout=("C", "C", "CL", "L"),
-        architecture="tiered",
+    larger = build_shapes(
+        input_shape=(96, 96, 3),
         lambda_layer=lambda_keras.LambdaLayer,
-        activation="silu",
-        width_multiplier=0.125,
+        weights=state,
     )
-    load_timm_weights(larger, state)
     name = "stages.2.1.self_attn.pos_emb"
     learned, extended = state[name], make_timm_state(larger)[name]
     assert (learned.shape, extended.shape) == ((7, 7, 16), (11, 11, 16))
@@ -206,9 +213,8 @@ def test_offsets_of_another_image_size_are_kept():
 
 
 def test_a_network_without_classifier_leaves_out_that_of_the_checkpoint():
-    state = make_timm_state(build_small())
-    features = build_small(include_top=False)
-    load_timm_weights(features, state)
+    state = make_timm_state(get_small())
+    features = build_shapes(include_top=False, weights=state)
     kept = make_timm_state(features)
     assert state.keys() - kept.keys() == {"head.fc.weight", "head.fc.bias"}
 
@@ -239,7 +245,7 @@ def reshape(state):
     ids=["missing", "unexpected", "misshapen"],
 )
 def test_a_tampered_checkpoint_is_refused_by_name(tamper, message):
-    model = build_small()
+    model = get_small()
     state = make_timm_state(model)
     before = model.get_weights()
     tamper(state)
@@ -250,9 +256,23 @@ def test_a_tampered_checkpoint_is_refused_by_name(tamper, message):
         np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.parametrize("is_file", [False, True], ids=["arrays", "file"])
+def test_the_builder_takes_a_checkpoint(is_file, tmp_path):
+    model = get_small()
+    weights = make_timm_state(model)
+    if is_file:
+        numpy_files = pytest.importorskip("safetensors.numpy")
+        path = tmp_path / "model.safetensors"
+        numpy_files.save_file(weights, path)
+        weights = path
+    built = build_shapes(weights=weights)
+    for weight, expected in zip(built.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.safetensors, .*model\.h5"):
-        load_timm_weights(build_small(), tmp_path / "model.h5")
+        load_timm_weights(get_small(), tmp_path / "model.h5")
 
 
 @pytest.mark.parametrize(
@@ -267,12 +287,20 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
             r"num_key_value_heads=2",
         ),
         (
+            dict(
+                lambda_layer=lambda filters: keras.Sequential(
+                    [lambda_keras.LambdaConv(filters)]
+                )
+            ),
+            r"Sequential in c4_block2$",
+        ),
+        (
             dict(normalization=keras.layers.LayerNormalization()),
             r"batch normalization.*LayerNormalization",
         ),
     ],
-    ids=["several_lambdas", "layer_normalization"],
+    ids=["several_lambdas", "other_layer", "layer_normalization"],
 )
 def test_a_network_without_counterpart_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_timm_state(build_small(**arguments))
+        make_timm_state(build_without_values(build_shapes, **arguments))

@@ -23,7 +23,7 @@ def build_timm_layer(
     size: int, channels: int, scope: int | None, num_heads: int, key_dim: int
 ) -> torch.nn.Module:
     """Builds timm's layer, with relative embeddings if the scope is `None`."""
-    return import_timm().layers.LambdaLayer(
+    return import_timm().layers.lambda_layer.LambdaLayer(
         channels,
         feat_size=size if scope is None else None,
         num_heads=num_heads,

@@ -38,7 +38,7 @@ def test_another_weight_makes_a_difference(monkeypatch):
     load_state = timm_networks.load_state
 
     def load_another(module, state):
-        name = "fc.weight"
+        name = "head.fc.weight"
         load_state(module, state | {name: 1.01 * state[name]})
 
     monkeypatch.setattr(timm_networks, "load_state", load_another)

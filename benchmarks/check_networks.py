@@ -38,7 +38,7 @@ from benchmarks.arguments import check_names
 from export import exporter
 from export.trained_classifier import Classifier
 from trainers.data.preprocessing import prepare_image
-from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _NETWORKS = flags.DEFINE_list(
@@ -265,8 +265,7 @@ def _read_seconds():
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     names = check_names("networks", _NETWORKS.value, lambda_keras.NETWORKS)
     # What the others log would break up the table; what they raise comes back.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -14,6 +14,7 @@ import numpy as np
 import lambda_keras
 from export import timm_networks
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 # What is compared, with the height and width of the images.
@@ -48,8 +49,7 @@ def measure_difference(name: str, image_size: tuple[int, int]) -> float:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"There are no arguments. Received: {argv[1]}")
+    refuse_arguments(argv)
     try:
         timm_networks.import_timm()
     except ImportError as error:

@@ -40,6 +40,7 @@ from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
 from benchmarks.workers import measure
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _CASES = flags.DEFINE_list(
@@ -165,8 +166,7 @@ def measure_layers(
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     if not _OUTPUT.value:
         raise UserError("--output is missing: where the results go.")
     chosen = list_cases(

@@ -32,6 +32,7 @@ from benchmarks.workers import Measurement
 from benchmarks.workers import Setting
 from benchmarks.workers import measure
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _MODELS = flags.DEFINE_list(
@@ -230,8 +231,7 @@ def draw_throughputs(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     if not _OUTPUT.value:
         raise UserError("--output is missing: where the results go.")
     names = check_names("models", _MODELS.value, models.MODELS)

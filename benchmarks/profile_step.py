@@ -29,6 +29,7 @@ from benchmarks.arguments import check_names
 from benchmarks.cases import Case
 from benchmarks.workers import Measurement
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _LAYER = flags.DEFINE_string(
@@ -188,8 +189,7 @@ def profile_network(name: str, batch_size: int, steps: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     if (_LAYER.value is None) == (_NETWORK.value is None):
         raise UserError(
             "One of --layer and --network says what to record. Received: "

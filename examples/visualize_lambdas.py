@@ -28,6 +28,7 @@ from trainers.data.preprocessing import decode_image
 from trainers.data.preprocessing import prepare_image
 from trainers.files import replacing
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _MODEL = flags.DEFINE_string(
@@ -201,8 +202,7 @@ def _make_folder(path):
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     if not _MODEL.value:
         raise UserError("--model is missing: the .keras file to look into.")
     if not _OUTPUT_DIR.value:

@@ -24,6 +24,7 @@ from lambda_keras.networks import imagenet
 from lambda_keras.networks import torch_weights
 from trainers.files import replacing
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _NETWORK = flags.DEFINE_string(
@@ -164,8 +165,7 @@ def convert(
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     for flag in (_NETWORK, _WEIGHTS, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing.")

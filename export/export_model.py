@@ -24,6 +24,7 @@ from export.exporter import format_table
 from export.formats.tflite import list_operators
 from export.trained_classifier import load_classifier
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _MODEL = flags.DEFINE_string(
@@ -40,8 +41,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Float32 on a GPU is rounded to TensorFloat-32, which blurs the check.
     tf.config.set_visible_devices([], "GPU")
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     if not _MODEL.value:
         raise UserError("--model is missing: the .keras file to export.")
     model_path = pathlib.Path(_MODEL.value).resolve()

@@ -120,9 +120,8 @@ def end_in_softmax(model: keras.Model) -> keras.Model:
     sums_to_one = np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)
     if sums_to_one and outputs.min() >= 0:
         return model
-    inputs = keras.Input(model.input_shape[1:], name="images")
-    probabilities = keras.layers.Softmax(name="probabilities")(model(inputs))
-    return keras.Model(inputs, probabilities, name=model.name)
+    probabilities = keras.layers.Softmax(name="probabilities")(model.output)
+    return keras.Model(model.input, probabilities, name=model.name)
 
 
 def _replace_half_precision(config):

@@ -47,7 +47,7 @@ _THREADS = flags.DEFINE_integer(
 )
 
 _PRODUCTS = ("MatMul", "Conv")
-_LAYER_NAMES = ("lambda_conv", "lambda_layer")
+_LAYER_NAMES = ("lambda_conv", "lambda_layer", "_lambda")
 _WARM_UP_STEPS = 3
 _MOST_KINDS = 12
 
@@ -131,7 +131,8 @@ def name_kind(operation: Operation) -> str:
 
 def name_owner(operation: Operation) -> str:
     """Says whether a lambda layer has the operation."""
-    # Keras calls a layer lambda_conv_3, and in a model lambda_conv_3_1.
+    # Keras calls a layer alone lambda_conv_3, networks c4_block2_lambda; in a
+    # model, a number may follow.
     of_lambda = any(name in operation.name for name in _LAYER_NAMES)
     return "lambda layers" if of_lambda else "everything else"
 

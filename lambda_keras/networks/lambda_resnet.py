@@ -85,10 +85,10 @@ def build_lambda_resnet(
             `None` if the lambda layers allow it, as `LambdaConv` does.
             Defaults to the shape of `input_tensor`, or to `(224, 224, 3)`.
         num_classes: int. Size of the last layer.
-        layout: four letters, one a stage from c2 to c5: `C` for convolutions,
-            `L` for a lambda layer in every block. `"CCLL"` with the
-            architecture `"rs"` is the paper's LambdaResNet-C4, `"CCCC"` is
-            ResNet-RS. A sequence of four strings may have a letter for each
+        layout: four letters, one per stage from c2 to c5: `C` for
+            convolutions, `L` for a lambda layer in every block. `"CCLL"` with
+            the architecture `"rs"` is the paper's LambdaResNet-C4, `"CCCC"` is
+            ResNet-RS. A sequence of four strings may have one letter per
             block of a stage, as in `("C", "C", "CCLCCC", "L")`. Defaults to
             `"LLLL"` for `"v1"` and to the paper's hybrid for the others.
         architecture: `"rs"` for the stem and shortcuts of ResNet-RS and

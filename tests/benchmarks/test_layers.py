@@ -291,13 +291,14 @@ def test_profile_groups_operations_by_what_they_belong_to():
     module = _PROFILE.module
     operations = [
         module.Operation("net/lambda_conv_3_1/MatMul", "_MklMatMul", 1, 0.002),
-        module.Operation("lambda_resnet/stem/Conv2D", "Conv2D", 2, 0.005),
+        module.Operation("lambda_resnet/stem/Conv2D", "Conv2D", 2, 0.006),
         module.Operation("net/lambda_layer_1/Exp", "Exp", 3, 0.001),
+        module.Operation("net/c4_block2_lambda_1/Exp", "Exp", 1, 0.001),
     ]
     owners = module.group(operations, module.name_owner)
     assert owners == [
-        ["everything else", 2, pytest.approx(5), pytest.approx(62.5)],
-        ["lambda layers", 4, pytest.approx(3), pytest.approx(37.5)],
+        ["everything else", 2, pytest.approx(6), pytest.approx(60)],
+        ["lambda layers", 5, pytest.approx(4), pytest.approx(40)],
     ]
     assert module.group(operations, module.name_kind)[1][0] == "MatMul"
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import pickle
 import threading
 
@@ -11,6 +12,7 @@ import pytest
 
 import lambda_keras
 from tests.support import reference
+from tests.support.networks import build_without_values
 
 GRID = (5, 3)
 CHANNELS = 6
@@ -75,6 +77,13 @@ COPIES = {
 }
 
 
+def assert_close(outputs, expected):
+    outputs, expected = map(keras.ops.convert_to_numpy, (outputs, expected))
+    # Each layer multiplies its inputs with one another, and their errors.
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4 * scale)
+
+
 def find_tables(model):
     layers = [
         layer
@@ -125,7 +134,36 @@ def test_a_copy_with_the_weights_of_the_model_does_the_same(
     assert_shares_as_built(copied)
     copied.set_weights(model.get_weights())
     images = np.random.default_rng(1).normal(size=(2, *GRID, CHANNELS))
-    np.testing.assert_allclose(copied(images), model(images), atol=1e-5)
+    assert_close(copied(images), model(images))
+
+
+@pytest.mark.parametrize("way", ["clone_model", "from_config", "json"])
+def test_a_copy_of_the_named_network_has_its_parameters(way):
+    def build_copy():
+        model = lambda_keras.build_network("resnet50_llll_shared")
+        return COPIES[way](model, None)
+
+    copied = build_without_values(build_copy)
+    count = sum(math.prod(weight.shape) for weight in copied.trainable_weights)
+    assert count == lambda_keras.NETWORKS["resnet50_llll_shared"].parameters
+    assert len({id(table) for table in find_tables(copied)}) == 4
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="exports with TensorFlow"
+)
+def test_a_copy_is_exported_with_what_it_shares(model, tmp_path):
+    import tensorflow as tf
+
+    copied = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    copied.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    images = np.random.default_rng(1).normal(size=(2, *GRID, CHANNELS))
+    images = images.astype("float32")
+    assert_close(loaded.serve(images), model(images))
+    tables = [x for x in loaded.variables if x.shape == (3, 3, 1, 1, 7)]
+    assert len(tables) == 2
 
 
 def test_a_text_makes_as_many_copies_as_one_wants(model):

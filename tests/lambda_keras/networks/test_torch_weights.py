@@ -72,7 +72,7 @@ def test_all_networks_that_timm_has_too_have_its_tensors():
             )
         if peer is None:
             continue
-        model = build_network(name)
+        model = build_without_values(build_network, name)
         assert {
             key: tensor.shape
             for key, tensor in torch_weights.list_tensors(model).items()

@@ -9,7 +9,7 @@ Axis key, for the einsum strings and the shape comments of this package:
 
 There are `h = g j` heads, and `g v j` output channels. Positions are flattened
 in row-major order. A grid is a tuple of sizes, such as `(height, width)`, of
-any rank. `contraction.py` has the position lambdas that nothing hides.
+any rank. `contraction/` has the position lambdas that nothing hides.
 
 Reference:
     - [Bello, 2021](https://arxiv.org/abs/2102.08602), sections 3 and B

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from lambda_keras import LambdaLayer
+from lambda_keras.contraction import convolution
 from lambda_keras.contraction import cost_model
 from lambda_keras.contraction import offset_rows
-from lambda_keras.contraction import orders
 from lambda_keras.contraction import query_rows
 from lambda_keras.contraction.cost_model import Blocks
 from lambda_keras.contraction.cost_model import Plan
+from lambda_keras.contraction.offsets import Geometry
 from lambda_keras.contraction.offsets import Strides
-from lambda_keras.contraction.orders import contract_position_lambdas
+from lambda_keras.contraction.orders import contract_by_plan
 from tests.support import gradients
 
 BATCH, KEY_DIM, VALUE_DIM = 2, 3, 5
@@ -124,10 +125,12 @@ class Problem:
         return outputs, by_queries, by_values, by_table
 
     def check(self, plan):
+        geometry = Geometry(
+            self.grid, self.context_grid, self.centers, self.strides
+        )
+
         def contract(queries, values, table):
-            return contract_position_lambdas(
-                queries, values, table, self.centers, self.strides, plan
-            )
+            return contract_by_plan(queries, values, table, geometry, plan)
 
         results = gradients.compute(contract, self.tensors(), self.upstream)
         names = ("outputs", "queries", "values", "table")
@@ -212,6 +215,8 @@ def test_large_blocks_of_offset_rows_match_loops(scope_size, monkeypatch):
 def test_convolution_matches_loops(
     grids, depths, scope_size, widest_native_kernel, monkeypatch
 ):
-    monkeypatch.setattr(orders, "_WIDEST_NATIVE_KERNEL", widest_native_kernel)
+    monkeypatch.setattr(
+        convolution, "_WIDEST_NATIVE_KERNEL", widest_native_kernel
+    )
     problem = Problem(GRIDS[grids], scope_size, **depths)
     problem.check(Plan("convolution"))

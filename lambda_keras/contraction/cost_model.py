@@ -102,6 +102,14 @@ _LARGEST_PEAK = 2**30
 _FLOAT = 4
 # Stands for a batch size that is not known.
 _TYPICAL_BATCH = 8
+# A batch size is not known where a model is exported, and where it is fitted.
+# Each block of query rows is some 50 operations of such a graph, forward, and
+# a graph of thousands takes minutes to convert: blocks that are more than
+# these are not taken. On 32 rows their best number is twice that, and half of
+# it takes a few per cent longer. On more rows few blocks are large ones, whose
+# embeddings take a batch of 1 four times as long as the loop of offset rows.
+_MOST_UNROLLED = 8
+_MOST_ROWS_UNROLLED = 32
 
 
 class Sizes(NamedTuple):
@@ -262,16 +270,28 @@ def list_plans(sizes):
 
 
 def list_blocks(sizes):
-    """Returns all `Blocks` of queries that sizes with known grids allow."""
+    """Returns the `Blocks` of queries that sizes with known grids allow.
+
+    With an unknown batch size those of them that serve small and large batches
+    in a graph of bounded size.
+    """
     geometry = sizes.geometry
-    blocks = [
-        Blocks("query_rows", rows) for rows in _halve(geometry.query_grid[0])
-    ]
-    if geometry.strides == Strides():
-        scope = sizes.scopes[0]
-        most = make_ring(scope, geometry, scope).offset_rows
-        blocks += [Blocks("offset_rows", rows) for rows in _halve(most)]
-    return blocks
+    rows = geometry.query_grid[0]
+    by_query = [Blocks("query_rows", count) for count in _halve(rows)]
+    if sizes.batch is None:
+        by_query = [
+            blocks
+            for blocks in by_query
+            if math.ceil(rows / blocks.rows) <= _MOST_UNROLLED
+        ]
+    if geometry.strides != Strides():
+        return by_query
+    scope = sizes.scopes[0]
+    most = make_ring(scope, geometry, scope).offset_rows
+    by_offset = [Blocks("offset_rows", count) for count in _halve(most)]
+    if sizes.batch is None and rows > _MOST_ROWS_UNROLLED:
+        return by_offset
+    return by_query + by_offset
 
 
 def _halve(size):

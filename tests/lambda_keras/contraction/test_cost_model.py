@@ -216,6 +216,25 @@ def test_unknown_batch_is_charged_as_a_typical_one():
     assert costs[0] == costs[1]
 
 
+@pytest.mark.parametrize("size", [28, 32, 64, 128])
+@pytest.mark.parametrize("scope_size", [23, None])
+def test_unknown_batch_unrolls_few_blocks(size, scope_size):
+    sizes = make_sizes(size, 256, scope_size, batch=None)
+    plan = cost_model.choose_plan(sizes, "queries_first")
+    for kind, rows in (plan.blocks, plan.gradient_blocks):
+        assert kind == "offset_rows" or size / rows <= 8
+
+
+def test_unknown_batch_unrolls_few_blocks_of_strided_grids():
+    sizes = replace_geometry(
+        make_sizes(64, 256, batch=None),
+        context_grid=(32, 32),
+        strides=Strides(1, 2),
+    )
+    rows = [blocks.rows for blocks in cost_model.list_blocks(sizes)]
+    assert rows == [8, 16, 32, 64]
+
+
 def test_orders_in_pairs_refuse_a_grid_of_unknown_size():
     sizes = replace_geometry(make_sizes(7, 20, 3), query_grid=(None, 7))
     with pytest.raises(ValueError, match="only on grids of known size"):

@@ -15,6 +15,7 @@ from lambda_keras.contraction.offset_rows import make_ring
 from lambda_keras.contraction.offsets import Geometry
 from lambda_keras.contraction.offsets import Strides
 from lambda_keras.contraction.offsets import find_bands
+from lambda_keras.functional import find_sizes
 
 
 class Machine(NamedTuple):
@@ -105,10 +106,11 @@ _TYPICAL_BATCH = 8
 # A batch size is not known where a model is exported, and where it is fitted.
 # Each block of query rows is some 50 operations of such a graph, forward, and
 # a graph of thousands takes minutes to convert: blocks that are more than
-# these are not taken. On 32 rows their best number is twice that, and half of
-# it takes a few per cent longer. On more rows few blocks are large ones, whose
-# embeddings take a batch of 1 four times as long as the loop of offset rows.
-_MOST_UNROLLED = 8
+# these are not taken. Up to 32 rows the best blocks of a typical batch are not
+# more. On more rows so few blocks are large ones, whose embeddings take a batch
+# of 1 four times as long as the loop of offset rows, which takes a batch of 8
+# at most 1.3 times as long as any blocks.
+_MOST_UNROLLED = 16
 _MOST_ROWS_UNROLLED = 32
 
 
@@ -144,12 +146,13 @@ class Sizes(NamedTuple):
 
 def measure(queries, values, table, geometry):
     """Returns the `Sizes` of tensors, as `contract_position_lambdas` takes."""
+    batch, *_ = find_sizes(queries.shape)
     return Sizes(
-        queries.shape[0],
+        batch,
         geometry,
-        tuple(table.shape[:-3]),
-        *queries.shape[-3:],
-        *values.shape[-2:],
+        find_sizes(table.shape[:-3]),
+        *find_sizes(queries.shape[-3:]),
+        *find_sizes(values.shape[-2:]),
     )
 
 

@@ -222,7 +222,7 @@ def test_unknown_batch_unrolls_few_blocks(size, scope_size):
     sizes = make_sizes(size, 256, scope_size, batch=None)
     plan = cost_model.choose_plan(sizes, "queries_first")
     for kind, rows in (plan.blocks, plan.gradient_blocks):
-        assert kind == "offset_rows" or size / rows <= 8
+        assert kind == "offset_rows" or size / rows <= 16
 
 
 def test_unknown_batch_unrolls_few_blocks_of_strided_grids():
@@ -232,7 +232,7 @@ def test_unknown_batch_unrolls_few_blocks_of_strided_grids():
         strides=Strides(1, 2),
     )
     rows = [blocks.rows for blocks in cost_model.list_blocks(sizes)]
-    assert rows == [8, 16, 32, 64]
+    assert rows == [4, 8, 16, 32, 64]
 
 
 def test_orders_in_pairs_refuse_a_grid_of_unknown_size():

@@ -18,6 +18,7 @@ from lambda_keras.checks import check_relation
 from lambda_keras.contraction import offsets
 from lambda_keras.contraction.orders import ORDERS
 from lambda_keras.contraction.orders import contract_position_lambdas
+from lambda_keras.functional import find_sizes
 from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import find_affine
 from lambda_keras.normalization import has_affine
@@ -516,8 +517,8 @@ class BaseLambda(keras.layers.Layer):
 
     def _has_running_sums(self, queries, values, causal):
         """Whether the visible sets are sums along or windows on the grid."""
-        grid = tuple(values.shape[1:-3])
-        same = tuple(queries.shape[1:-3]) == grid and None not in grid
+        grid = find_sizes(values.shape[1:-3])
+        same = find_sizes(queries.shape[1:-3]) == grid and None not in grid
         both = causal and self.content_reach() is not None
         return same and (len(grid) == 1 or not both)
 
@@ -576,9 +577,7 @@ class BaseLambda(keras.layers.Layer):
         return functional.apply_weights(weights, flatten_grid(values))
 
     def _compute_position_weights(self, queries, values, table):
-        query_grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
-        self.check_grids(query_grid, context_grid, in_pairs=True)
-        geometry = self._find_geometry(query_grid, context_grid)
+        geometry = self._find_geometry(queries, values, in_pairs=True)
         embeddings = offsets.expand_pairs(table, geometry)
         return functional.compute_position_weights(
             flatten_grid(queries), embeddings
@@ -594,17 +593,15 @@ class BaseLambda(keras.layers.Layer):
         return table * ops.cast(before, table.dtype)
 
     def _contract(self, queries, values, table):
-        query_grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
-        self.check_grids(query_grid, context_grid)
+        geometry = self._find_geometry(queries, values)
         return contract_position_lambdas(
-            queries,
-            values,
-            table,
-            self._find_geometry(query_grid, context_grid),
-            self.contraction_order,
+            queries, values, table, geometry, self.contraction_order
         )
 
-    def _find_geometry(self, query_grid, context_grid):
+    def _find_geometry(self, queries, values, in_pairs=False):
+        query_grid = find_sizes(queries.shape[1:-3])
+        context_grid = find_sizes(values.shape[1:-3])
+        self.check_grids(query_grid, context_grid, in_pairs)
         centers = self.find_centers(query_grid)
         return offsets.Geometry(
             query_grid, context_grid, centers, self._strides

@@ -25,6 +25,23 @@ LOWEST = -1e30
 _TINY = 1e-30
 
 
+def find_sizes(shape):
+    """Returns the sizes of a shape, with `None` for those not known.
+
+    TensorFlow has `None` there itself. In PyTorch a size that `torch.export`
+    leaves open is a symbol, which a comparison would bind to the example's, and
+    `torch.jit.trace` makes tensors of all sizes, which hold the example's.
+    """
+    return tuple(
+        int(size)
+        if hasattr(size, "item")
+        else size
+        if isinstance(size, int)
+        else None
+        for size in shape
+    )
+
+
 def flatten_grid(tensor):
     """Reshapes `(b, ..., g, j, k)` to `(b, n, g, j, k)`."""
     *grid, groups, number, depth = tensor.shape[1:]

@@ -31,6 +31,7 @@ from lambda_keras.contraction.offsets import count_offsets
 from lambda_keras.contraction.offsets import index_pairs
 from lambda_keras.contraction.offsets import take_offsets
 from lambda_keras.contraction.scheduling import follow
+from lambda_keras.functional import find_sizes
 
 # The gradient makes the weights of a block twice, both at once if they are
 # fewer numbers than this, which is faster and needs more memory.
@@ -143,7 +144,8 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
     width = positions // ring.rows * shared
     upstream = ops.reshape(upstream, (-1, ring.rows, width, upstream.shape[-1]))
     weights_count = ring.rows * width * ring.offset_rows * context.shape[2]
-    is_large = (queries.shape[0] or 1) * weights_count >= _LARGE
+    (batch,) = find_sizes(queries.shape[:1])
+    is_large = (batch or 1) * weights_count >= _LARGE
 
     def add_block(block, state):
         context, by_context, by_queries, by_blocks = state

@@ -225,11 +225,15 @@ def find_visible(query_grid, context_grid, *, causal, reach, strides):
         visible = ops.all(distances <= reach, axis=-1)
     if causal:
         count, context_count = ops.shape(visible)
-        numbers = ops.arange(count)[:, None]
-        visible = visible & (numbers >= ops.arange(context_count))
+        numbers = ops.arange(count, dtype="int32")[:, None]
+        visible = visible & (
+            numbers >= ops.arange(context_count, dtype="int32")
+        )
     return visible[None]
 
 
 def _list_positions(grid):
-    axes = ops.meshgrid(*(ops.arange(size) for size in grid), indexing="ij")
+    axes = ops.meshgrid(
+        *(ops.arange(size, dtype="int32") for size in grid), indexing="ij"
+    )
     return ops.stack([ops.reshape(axis, (-1,)) for axis in axes], axis=-1)

@@ -258,7 +258,9 @@ def _put_queries(gradient, block, shape, ring):
         count = ops.shape(gradient)[1] // 2
         sides = ops.reshape(_find_sides(block, ring), (-1, 1))
         indices = ops.reshape(2 * ops.arange(count), (sides.shape[0], -1))
-        indices = ops.add(indices, sides)
+        # Not `ops.add`: Keras 3.15 takes a column for a bias of the last axis
+        # on TensorFlow, where the two are equally long.
+        indices = indices + sides
         gradient = ops.take(gradient, indices, axis=1)
     return ops.sum(ops.reshape(gradient, size), axis=1)
 

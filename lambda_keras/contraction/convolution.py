@@ -8,11 +8,13 @@ from lambda_keras.contraction.lambdas_first import apply_lambdas
 from lambda_keras.contraction.offsets import Strides
 from lambda_keras.contraction.offsets import take_offsets
 from lambda_keras.contraction.offsets import take_pairs
+from lambda_keras.functional import find_sizes
 
 # Kernels of one input channel that are wider take their gradient from a
 # convolution: the native one is three times slower (oneDNN, AVX-512).
 _WIDEST_NATIVE_KERNEL = 12
-# Outputs that a strided convolution makes at once, by rank of the grid.
+# Outputs that a strided convolution makes at once, by rank of the grid: 16 of
+# them, the lanes of a register of AVX-512.
 _TILES = {1: (16,), 2: (4, 4), 3: (2, 2, 4)}
 
 
@@ -49,9 +51,13 @@ def _convolve(images, kernel):
     The gradients are those of a convolution, made where that is faster by
     convolutions of another kind.
     """
-    if None in images.shape[1:]:
+    # Tiles need a known size.
+    if None in find_sizes(images.shape[1:]):
         return ops.conv(images, kernel, padding="same")
     is_wide = kernel.shape[-3] > _WIDEST_NATIVE_KERNEL
+    # The native gradient stays only where it is the faster one. It cannot be
+    # called by itself on all backends, so that what replaces the others is
+    # attached to the outputs, of which the convolution knows nothing.
     outputs = ops.conv(
         ops.stop_gradient(images),
         ops.stop_gradient(kernel) if is_wide else kernel,
@@ -123,7 +129,10 @@ def _differentiate_images(upstream, kernel):
 def _differentiate_kernel(images, upstream, shape):
     """Correlates `(b, ..., u)` with `(b, ..., k)`, to `(..., u, k)`.
 
-    The batch travels in the channels, over which a convolution sums.
+    The batch travels in the channels, over which a convolution sums, and the
+    channels of the images in the batch: the gradient of a kernel sums over
+    examples and pixels, and with one input channel the batch is what gives the
+    products a depth.
     """
     *scopes, _, _ = shape
     rank = len(scopes)

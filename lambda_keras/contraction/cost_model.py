@@ -44,7 +44,8 @@ AVX512 = Machine(
     share_beyond_cache=3 / 16,
 )
 # What follows counts what the code does, whatever it runs on.
-# A block of offset rows is as many operations as this many others.
+# A block of offset rows starts as many operations as this many of query rows,
+# for the turn of its ring and the loop.
 _OPERATIONS_OF_OFFSET_ROWS = 2
 # Times that lambdas are written or read.
 _LAMBDA_PASSES = 6
@@ -98,7 +99,8 @@ _GRADIENT = _Passes(
     offset_weights=10,
     offset_values=3,
 )
-# Orders that need more at once are taken only where all do: 1 GiB.
+# Orders that need more at once are taken only where all do: 1 GiB, so that a
+# layer that is a little faster does not take a machine's memory.
 _LARGEST_PEAK = 2**30
 _FLOAT = 4
 # Stands for a batch size that is not known.

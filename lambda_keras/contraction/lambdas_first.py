@@ -23,6 +23,8 @@ def contract(queries, values, table, geometry):
     _, positions, _, key_dim = queries.shape
     _, context, intra_depth, value_dim = values.shape
     embeddings = expand_pairs(table, geometry)
+    # One product for all examples: they share the embeddings, and with the
+    # values in the rows it is as tall as the batch and their depth.
     embeddings = ops.transpose(embeddings, (1, 2, 0, 3))
     embeddings = ops.reshape(
         embeddings, (context * intra_depth, positions * key_dim)

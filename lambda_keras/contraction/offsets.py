@@ -89,6 +89,7 @@ def take_offsets(table, axis, start, stop):
         The table with `stop - start` indices on the axis. An offset outside
         the table's scope is zero: nothing there interacts.
     """
+    # Bounds are cut by hand: Python's slices count negative ones from the end.
     size = table.shape[axis]
     inside = slice(min(max(start, 0), size), max(min(stop, size), 0))
     padding = [(0, 0)] * len(table.shape)
@@ -112,6 +113,8 @@ def index_pairs(query_grid, context_grid, strides):
         NumPy integers, `(n, m)`: indices into the flattened axes of offsets of
         a table that has `count_offsets(...)` of them on each axis.
     """
+    # Axis by axis in row-major order, as sizes of the grid are multiplied.
+    # NumPy, so that a graph has constants and no arithmetic of indices.
     indices = np.zeros((1, 1), "int32")
     for size, context_size in zip(query_grid, context_grid, strict=True):
         queries = np.arange(size - 1, -1, -1, "int32") * strides.query

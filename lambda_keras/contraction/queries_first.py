@@ -31,6 +31,8 @@ def contract(queries, values, table, geometry, plan):
         table = fit_offsets(table, axis, geometry)
     blocks, gradient_blocks = plan.blocks, plan.gradient_blocks
 
+    # A framework's own gradient would keep the weights of all blocks.
+
     @ops.custom_gradient
     def contract_blocks(queries, values, table):
         tensors = queries, values, table

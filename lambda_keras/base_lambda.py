@@ -15,10 +15,10 @@ from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
-from lambda_keras.contraction import cost_model
 from lambda_keras.contraction import offsets
-from lambda_keras.contraction import orders
-from lambda_keras.contraction.cost_model import ORDERS
+from lambda_keras.contraction.orders import ORDERS
+from lambda_keras.contraction.orders import contract_position_lambdas
+from lambda_keras.functional import find_sizes
 from lambda_keras.functional import flatten_grid
 from lambda_keras.normalization import find_affine
 from lambda_keras.normalization import has_affine
@@ -119,7 +119,7 @@ class BaseLambda(keras.layers.Layer):
         self.value_dim = filters // num_heads
         self.supports_masking = True
         self._grid = None
-        self._strides = _find_strides(context_scale)
+        self._strides = offsets.find_strides(context_scale)
         self._embeddings_are_given = position_embeddings is not None
         if isinstance(position_embeddings, dict):
             position_embeddings = deserialize_embeddings(position_embeddings)
@@ -525,8 +525,8 @@ class BaseLambda(keras.layers.Layer):
 
     def _has_running_sums(self, queries, values, causal):
         """Whether the visible sets are sums along or windows on the grid."""
-        grid = tuple(values.shape[1:-3])
-        same = tuple(queries.shape[1:-3]) == grid and None not in grid
+        grid = find_sizes(values.shape[1:-3])
+        same = find_sizes(queries.shape[1:-3]) == grid and None not in grid
         both = causal and self.content_reach() is not None
         return same and (len(grid) == 1 or not both)
 
@@ -585,15 +585,8 @@ class BaseLambda(keras.layers.Layer):
         return functional.apply_weights(weights, flatten_grid(values))
 
     def _compute_position_weights(self, queries, values, table):
-        query_grid, context_grid = queries.shape[1:-3], values.shape[1:-3]
-        self.check_grids(query_grid, context_grid, in_pairs=True)
-        embeddings = orders.expand_pairs(
-            table,
-            query_grid,
-            context_grid,
-            self.find_centers(query_grid),
-            self._strides,
-        )
+        geometry = self._find_geometry(queries, values, in_pairs=True)
+        embeddings = offsets.expand_pairs(table, geometry)
         return functional.compute_position_weights(
             flatten_grid(queries), embeddings
         )
@@ -608,15 +601,18 @@ class BaseLambda(keras.layers.Layer):
         return table * ops.cast(before, table.dtype)
 
     def _contract(self, queries, values, table):
-        query_grid = queries.shape[1:-3]
-        self.check_grids(query_grid, values.shape[1:-3])
-        centers = self.find_centers(query_grid)
-        sizes = cost_model.measure(
-            queries, values, table, centers, self._strides
+        geometry = self._find_geometry(queries, values)
+        return contract_position_lambdas(
+            queries, values, table, geometry, self.contraction_order
         )
-        plan = cost_model.choose_plan(sizes, self.contraction_order)
-        return orders.contract_position_lambdas(
-            queries, values, table, centers, self._strides, plan
+
+    def _find_geometry(self, queries, values, in_pairs=False):
+        query_grid = find_sizes(queries.shape[1:-3])
+        context_grid = find_sizes(values.shape[1:-3])
+        self.check_grids(query_grid, context_grid, in_pairs)
+        centers = self.find_centers(query_grid)
+        return offsets.Geometry(
+            query_grid, context_grid, centers, self._strides
         )
 
     def _order_weights(self, weights):
@@ -661,16 +657,3 @@ def flatten_mask(mask, grids):
         for grid in range(grids)
     ]
     return ops.reshape(mask, (shape[0], *sizes))
-
-
-def _find_strides(context_scale):
-    if context_scale >= 1 and context_scale == int(context_scale):
-        return offsets.Strides(query=int(context_scale), context=1)
-    inverse = 1 / context_scale if context_scale > 0 else 0
-    if inverse >= 1 and abs(inverse - round(inverse)) < 1e-6:
-        return offsets.Strides(query=1, context=round(inverse))
-    raise ValueError(
-        "`context_scale` must be a whole number or one over a whole number, "
-        "because the positions of one grid must lie on the other's. "
-        f"Received: context_scale={context_scale}"
-    )

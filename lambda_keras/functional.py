@@ -9,7 +9,7 @@ Axis key, for the einsum strings and the shape comments of this package:
 
 There are `h = g j` heads, and `g v j` output channels. Positions are flattened
 in row-major order. A grid is a tuple of sizes, such as `(height, width)`, of
-any rank. `contraction.py` has the position lambdas that nothing hides.
+any rank. `contraction/` has the position lambdas that nothing hides.
 
 Reference:
     - [Bello, 2021](https://arxiv.org/abs/2102.08602), sections 3 and B
@@ -23,6 +23,23 @@ from keras import ops
 LOWEST = -1e30
 # Below any sum of squares that a key can have.
 _TINY = 1e-30
+
+
+def find_sizes(shape):
+    """Returns the sizes of a shape, with `None` for those not known.
+
+    TensorFlow has `None` there itself. In PyTorch a size that `torch.export`
+    leaves open is a symbol, which a comparison would bind to the example's, and
+    `torch.jit.trace` makes tensors of all sizes, which hold the example's.
+    """
+    return tuple(
+        int(size)
+        if hasattr(size, "item")
+        else size
+        if isinstance(size, int)
+        else None
+        for size in shape
+    )
 
 
 def flatten_grid(tensor):

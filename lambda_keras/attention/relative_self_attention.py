@@ -10,6 +10,7 @@ from lambda_keras.attention.base import BaseAttention
 from lambda_keras.attention.base import attend
 from lambda_keras.attention.base import compute_axis_scores
 from lambda_keras.attention.base import split_heads
+from lambda_keras.functional import find_sizes
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -79,7 +80,7 @@ class RelativeSelfAttention(BaseAttention):
         ]
 
     def call(self, inputs):
-        grid = inputs.shape[1:-1]
+        grid = find_sizes(inputs.shape[1:-1])
         queries, keys, values = (
             split_heads(tensor, self.num_heads)
             for tensor in self.project(inputs)

@@ -3,8 +3,9 @@
 An order is charged for its multiply-adds, for the bytes that it moves between
 memory and processor, and for the operations that it starts; and so are the two
 gradients that the queries first have. The weights of the
-three were fitted to two cores of a processor with AVX-512; on other machines
-they are a guess, which the layers' `contraction_order` argument overrides.
+three are a `Machine`'s; on a machine of another kind they are a guess, which
+the layers' `contraction_order` argument overrides, and which
+`python -m benchmarks.fit_cost_model` replaces.
 """
 
 import math
@@ -14,14 +15,37 @@ from lambda_keras.contraction.offset_rows import make_ring
 from lambda_keras.contraction.offsets import Geometry
 from lambda_keras.contraction.offsets import Strides
 from lambda_keras.contraction.offsets import find_bands
+from lambda_keras.functional import find_sizes
 
-ORDERS = ("queries_first", "lambdas_first", "convolution")
 
-# What a machine computes while it moves a byte, and while it starts the
-# operations of one block.
-_MULTIPLY_ADDS_A_BYTE = 3
-_MULTIPLY_ADDS_A_BLOCK = 12_000_000
-# A block of offset rows is as many operations as this many others.
+class Machine(NamedTuple):
+    """What things cost on one kind of machine.
+
+    Attributes:
+        multiply_adds_per_byte: how many it computes while it moves a byte.
+        multiply_adds_per_block: how many it computes while it starts the
+            operations of one block.
+        cache: bytes that stay near the processor.
+        share_beyond_cache: how much more all bytes take for each time that
+            those that live at once are twice the cache.
+    """
+
+    multiply_adds_per_byte: float
+    multiply_adds_per_block: float
+    cache: int
+    share_beyond_cache: float
+
+
+# Two cores of a server's processor, with TensorFlow.
+AVX512 = Machine(
+    multiply_adds_per_byte=3,
+    multiply_adds_per_block=12_000_000,
+    cache=2**24,
+    share_beyond_cache=3 / 16,
+)
+# What follows counts what the code does, whatever it runs on.
+# A block of offset rows starts as many operations as this many of query rows,
+# for the turn of its ring and the loop.
 _OPERATIONS_OF_OFFSET_ROWS = 2
 # Times that lambdas are written or read.
 _LAMBDA_PASSES = 6
@@ -75,15 +99,21 @@ _GRADIENT = _Passes(
     offset_weights=10,
     offset_values=3,
 )
-# Bytes that stay near the processor, and how much more all take for each time
-# that they double.
-_CACHE = 2**24
-_SHARE_BEYOND_CACHE = 3 / 16
-# Orders that need more at once are taken only where all do: 1 GiB.
+# Orders that need more at once are taken only where all do: 1 GiB, so that a
+# layer that is a little faster does not take a machine's memory.
 _LARGEST_PEAK = 2**30
 _FLOAT = 4
 # Stands for a batch size that is not known.
 _TYPICAL_BATCH = 8
+# A batch size is not known where a model is exported, and where it is fitted.
+# Each block of query rows is some 50 operations of such a graph, forward, and
+# a graph of thousands takes minutes to convert: blocks that are more than
+# these are not taken. Up to 32 rows the best blocks of a typical batch are not
+# more. On more rows so few blocks are large ones, whose embeddings take a batch
+# of 1 four times as long as the loop of offset rows, which takes a batch of 8
+# at most 1.3 times as long as any blocks.
+_MOST_UNROLLED = 16
+_MOST_ROWS_UNROLLED = 32
 
 
 class Sizes(NamedTuple):
@@ -91,42 +121,40 @@ class Sizes(NamedTuple):
 
     Attributes:
         batch: batch size, `None` where it is unknown.
-        query_grid: sizes of the grid of the queries.
-        context_grid: sizes of the grid of the context.
+        geometry: a `Geometry`, with `None` for sizes that are not known.
         scopes: number of offsets on each axis of the grid.
-        centers: index of the offset 0 on each axis.
-        strides: steps of the two grids.
-        groups: lambdas a position.
+        groups: lambdas per position.
         shared: queries that share a lambda.
         key_dim: depth of the keys.
-        intra_depth: values a position that are summed into a lambda.
+        intra_depth: values per position that are summed into a lambda.
         value_dim: depth of the values.
     """
 
     batch: int | None
-    query_grid: tuple
-    context_grid: tuple
+    geometry: Geometry
     scopes: tuple
-    centers: tuple
-    strides: Strides
     groups: int
     shared: int
     key_dim: int
     intra_depth: int
     value_dim: int
 
+    @property
+    def has_known_grids(self):
+        """Whether positions can be laid out in pairs."""
+        geometry = self.geometry
+        return None not in (*geometry.query_grid, *geometry.context_grid)
 
-def measure(queries, values, table, centers, strides):
+
+def measure(queries, values, table, geometry):
     """Returns the `Sizes` of tensors, as `contract_position_lambdas` takes."""
+    batch, *_ = find_sizes(queries.shape)
     return Sizes(
-        queries.shape[0],
-        tuple(queries.shape[1:-3]),
-        tuple(values.shape[1:-3]),
-        tuple(table.shape[:-3]),
-        tuple(centers),
-        strides,
-        *queries.shape[-3:],
-        *values.shape[-2:],
+        batch,
+        geometry,
+        find_sizes(table.shape[:-3]),
+        *find_sizes(queries.shape[-3:]),
+        *find_sizes(values.shape[-2:]),
     )
 
 
@@ -146,14 +174,15 @@ class Cost(NamedTuple):
     peak_bytes: int
     blocks: int
 
-    def total(self):
+    def total(self, machine=AVX512):
         """Returns the cost in multiply-adds."""
-        doublings = math.log2(max(self.peak_bytes / _CACHE, 1))
-        distance = 1 + doublings * _SHARE_BEYOND_CACHE
+        # No step at the cache's size: what else is in it is not known.
+        doublings = math.log2(max(self.peak_bytes / machine.cache, 1))
+        distance = 1 + doublings * machine.share_beyond_cache
         return (
             self.multiply_adds
-            + self.bytes_moved * _MULTIPLY_ADDS_A_BYTE * distance
-            + self.blocks * _MULTIPLY_ADDS_A_BLOCK
+            + self.bytes_moved * machine.multiply_adds_per_byte * distance
+            + self.blocks * machine.multiply_adds_per_block
         )
 
 
@@ -173,7 +202,7 @@ class Plan(NamedTuple):
     """How position lambdas are contracted.
 
     Attributes:
-        order: one of `ORDERS`.
+        order: one of `orders.ORDERS`.
         blocks: `Blocks` of the order `"queries_first"`.
         gradient_blocks: those of its gradient.
     """
@@ -183,12 +212,13 @@ class Plan(NamedTuple):
     gradient_blocks: Blocks | None = None
 
 
-def choose_plan(sizes, order=None):
+def choose_plan(sizes, order=None, machine=AVX512):
     """Chooses the cheapest plan.
 
     Args:
         sizes: `Sizes`.
         order: the order to plan for. `None` for the cheapest one.
+        machine: the `Machine` to plan for.
 
     Returns:
         A `Plan`. On a grid of unknown size, where nothing can be laid out in
@@ -207,49 +237,66 @@ def choose_plan(sizes, order=None):
             "Position lambdas can be contracted by a convolution only where "
             "queries and context lie on one grid, and in another order only "
             "on grids of known size. Received: "
-            f"contraction_order={order!r} for grids {sizes.query_grid} and "
-            f"{sizes.context_grid}"
+            f"contraction_order={order!r} for grids "
+            f"{tuple(sizes.geometry.query_grid)} and "
+            f"{tuple(sizes.geometry.context_grid)}"
         )
-    if None in (*sizes.query_grid, *sizes.context_grid):
+    if not sizes.has_known_grids:
         return plans[0]
-    plan = _take_cheapest({plan: estimate_cost(plan, sizes) for plan in plans})
+    plan = _take_cheapest(
+        {plan: estimate_cost(plan, sizes) for plan in plans}, machine
+    )
     if plan.order != "queries_first":
         return plan
     plans = [
         plan._replace(gradient_blocks=blocks) for blocks in list_blocks(sizes)
     ]
     return _take_cheapest(
-        {plan: estimate_gradient_cost(plan, sizes) for plan in plans}
+        {plan: estimate_gradient_cost(plan, sizes) for plan in plans}, machine
     )
 
 
-def _take_cheapest(costs):
+def _take_cheapest(costs, machine):
     smallest = min(cost.peak_bytes for cost in costs.values())
     allowed = max(_LARGEST_PEAK, smallest)
     return min(
         (plan for plan, cost in costs.items() if cost.peak_bytes <= allowed),
-        key=lambda plan: costs[plan].total(),
+        key=lambda plan: costs[plan].total(machine),
     )
 
 
 def list_plans(sizes):
     """Returns all plans that the sizes allow, without those of gradients."""
     plans = [Plan("convolution")] if can_convolve(sizes) else []
-    if None in (*sizes.query_grid, *sizes.context_grid):
+    if not sizes.has_known_grids:
         return plans
     plans += [Plan("queries_first", blocks) for blocks in list_blocks(sizes)]
     return [*plans, Plan("lambdas_first")]
 
 
 def list_blocks(sizes):
-    """Returns all `Blocks` of queries that sizes with known grids allow."""
-    blocks = [
-        Blocks("query_rows", rows) for rows in _halve(sizes.query_grid[0])
-    ]
-    if sizes.strides == Strides():
-        most = _make_ring(sizes, sizes.scopes[0]).offset_rows
-        blocks += [Blocks("offset_rows", rows) for rows in _halve(most)]
-    return blocks
+    """Returns the `Blocks` of queries that sizes with known grids allow.
+
+    With an unknown batch size those of them that serve small and large batches
+    in a graph of bounded size.
+    """
+    geometry = sizes.geometry
+    rows = geometry.query_grid[0]
+    by_query = [Blocks("query_rows", count) for count in _halve(rows)]
+    if sizes.batch is None:
+        by_query = [
+            blocks
+            for blocks in by_query
+            if math.ceil(rows / blocks.rows) <= _MOST_UNROLLED
+        ]
+    if geometry.strides != Strides():
+        return by_query
+    scope = sizes.scopes[0]
+    most = make_ring(scope, geometry, scope).offset_rows
+    by_offset = [Blocks("offset_rows", count) for count in _halve(most)]
+    if sizes.batch is None and rows > _MOST_ROWS_UNROLLED:
+        return by_offset
+    return by_query + by_offset
 
 
 def _halve(size):
@@ -260,12 +307,15 @@ def _halve(size):
 
 def can_convolve(sizes):
     """Whether both grids are one and the offset 0 is in the middle."""
+    geometry = sizes.geometry
     return (
-        sizes.strides == Strides()
-        and sizes.query_grid == sizes.context_grid
+        geometry.strides == Strides()
+        and tuple(geometry.query_grid) == tuple(geometry.context_grid)
         and all(
             scope == 2 * center + 1
-            for scope, center in zip(sizes.scopes, sizes.centers, strict=True)
+            for scope, center in zip(
+                sizes.scopes, geometry.centers, strict=True
+            )
         )
     )
 
@@ -307,16 +357,13 @@ def _estimate_blocks(blocks, sizes, passes):
 
 
 def _estimate_query_rows(sizes, block_rows, passes):
-    rows, *columns = sizes.query_grid
-    context_columns = math.prod(sizes.context_grid[1:]) * sizes.intra_depth
+    query_grid, context_grid, centers, strides = sizes.geometry
+    rows, *columns = query_grid
+    context_rows, *context_columns = context_grid
+    context_columns = math.prod(context_columns) * sizes.intra_depth
     blocks = math.ceil(rows / block_rows)
     bands = find_bands(
-        sizes.scopes[0],
-        sizes.centers[0],
-        block_rows,
-        sizes.context_grid[0],
-        sizes.strides,
-        blocks,
+        sizes.scopes[0], centers[0], block_rows, context_rows, strides, blocks
     )
     queries = sizes.groups * block_rows * math.prod(columns)
     seen = sum(band.count for band in bands) * context_columns
@@ -335,9 +382,9 @@ def _estimate_query_rows(sizes, block_rows, passes):
 
 
 def _estimate_offset_rows(sizes, offset_rows, passes):
-    rows, *columns = sizes.query_grid
-    context_columns = sizes.context_grid[1:]
-    ring = _make_ring(sizes, offset_rows)
+    rows, *columns = sizes.geometry.query_grid
+    context_columns = sizes.geometry.context_grid[1:]
+    ring = make_ring(sizes.scopes[0], sizes.geometry, offset_rows)
     # Rows of queries with each row of offsets, in all blocks.
     pairs = ring.rows * ring.offset_rows * ring.blocks
     context = math.prod(context_columns) * sizes.intra_depth
@@ -356,17 +403,10 @@ def _estimate_offset_rows(sizes, offset_rows, passes):
     )
 
 
-def _make_ring(sizes, offset_rows):
-    geometry = Geometry(
-        sizes.query_grid, sizes.context_grid, sizes.centers, sizes.strides
-    )
-    return make_ring(sizes.scopes[0], geometry, offset_rows)
-
-
 def _estimate_lambdas_first(sizes):
     lambdas = _count_lambdas(sizes)
-    context = math.prod(sizes.context_grid) * sizes.intra_depth
-    pairs = math.prod(sizes.query_grid) * context
+    context = math.prod(sizes.geometry.context_grid) * sizes.intra_depth
+    pairs = math.prod(sizes.geometry.query_grid) * context
     embeddings = sizes.groups * pairs * sizes.key_dim * _FLOAT
     return Cost(
         multiply_adds=lambdas * (context + sizes.shared),
@@ -391,7 +431,7 @@ def _estimate_convolution(sizes):
 def _count_lambdas(sizes):
     """Returns how many numbers the lambdas of the batch hold."""
     depths = sizes.groups * sizes.key_dim * sizes.value_dim
-    return _batch(sizes) * math.prod(sizes.query_grid) * depths
+    return _batch(sizes) * math.prod(sizes.geometry.query_grid) * depths
 
 
 def _batch(sizes):

@@ -8,12 +8,22 @@ are moved once for each block.
 The context's rows are a ring, which turns on from block to block. In a block
 each query row meets the row that has come to its place, and the next ones if
 the block has several rows of offsets. Where all rows of the context are in
-reach they are all of the ring. A query row then meets a row ahead of it until
-the ring has come round, and after that one behind it, at another offset. So a
+reach they are all of the ring, here four of them:
+
+    block  query rows  meet context rows  at offsets
+        0  0, 1, 2, 3         0, 1, 2, 3   0,  0,  0,  0
+        1  0, 1, 2, 3         1, 2, 3, 0   1,  1,  1, -3
+        2  0, 1, 2, 3         2, 3, 0, 1   2,  2, -2, -2
+        3  0, 1, 2, 3         3, 0, 1, 2   3, -1, -1, -1
+
+A query row meets a row ahead of it until the ring has come round, and after
+that one behind it, at another offset. So each pair of rows meets once, and a
 block has embeddings for either side, side by side in the channels, of which
-each query has zeros in one. Otherwise zeros close the ring, and there is one
-side. Either way all blocks have the same shapes, and are one loop: neither the
-computation nor its memory grows with their number.
+each query has zeros in one. That doubles the multiply-adds of the products
+with queries, which run at a better rate with 32 channels than with 16. Where
+not all rows are in reach, zeros close the ring, and there is one side. Either
+way all blocks have the same shapes, and are one loop: neither the computation
+nor its memory grows with their number.
 
 Both grids have the same steps. An axis `c` counts a grid's columns, the
 positions of a row, `o` the rows of offsets of a block, and `s` the sides; for
@@ -31,9 +41,12 @@ from lambda_keras.contraction.offsets import count_offsets
 from lambda_keras.contraction.offsets import index_pairs
 from lambda_keras.contraction.offsets import take_offsets
 from lambda_keras.contraction.scheduling import follow
+from lambda_keras.functional import find_sizes
 
-# The gradient makes the weights of a block twice, both at once if they are
-# fewer numbers than this, which is faster and needs more memory.
+# The gradient makes two sets of weights for a block, both at once if they are
+# fewer numbers than this (8 MiB, about what stays near a processor): then
+# TensorFlow computes them side by side. Larger ones are the peak of a step's
+# memory, so that the second set waits until the first is no longer needed.
 _LARGE = 2**21
 
 
@@ -80,6 +93,8 @@ def make_ring(scope, geometry, offset_rows):
     blocks = math.ceil(offsets / offset_rows)
     if sides == 2:
         return Ring(rows, most, 0, offset_rows, blocks, sides)
+    # As many rows as the last block's last query row looks ahead: nothing
+    # comes round before the end, so that no row is met twice.
     ring_rows = rows + offset_rows * blocks - 1
     return Ring(rows, ring_rows, first, offset_rows, blocks, sides)
 
@@ -143,7 +158,8 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
     width = positions // ring.rows * shared
     upstream = ops.reshape(upstream, (-1, ring.rows, width, upstream.shape[-1]))
     weights_count = ring.rows * width * ring.offset_rows * context.shape[2]
-    is_large = (queries.shape[0] or 1) * weights_count >= _LARGE
+    (batch,) = find_sizes(queries.shape[:1])
+    is_large = (batch or 1) * weights_count >= _LARGE
 
     def add_block(block, state):
         context, by_context, by_queries, by_blocks = state
@@ -165,6 +181,7 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
         by_queries = by_queries + gradient
         gradient = ops.matmul(ops.swapaxes(weights, 2, 3), block_queries)
         gradient = _put_embeddings(gradient, blocks.shape, indices)
+        # A queue rather than an update in place, which not every backend has.
         by_blocks = ops.concatenate([by_blocks[1:], gradient])
         context, by_context = _turn(context, ring), _turn(by_context, ring)
         return context, by_context, by_queries, by_blocks
@@ -181,10 +198,13 @@ def differentiate(queries, values, table, upstream, geometry, offset_rows):
 
 def _repeat(add_block, state, ring):
     """Adds block after block, each when the last is all there."""
+    # A loop of one turn would only add its overhead.
     if ring.blocks == 1:
         return add_block(0, state)
 
     def follow_block(block, state):
+        # TensorFlow starts a turn as soon as its counter is there, and would
+        # hold the embeddings of many at once.
         block = ops.convert_to_tensor(block, "int32")
         return add_block(follow(state[-1], block), state)
 
@@ -201,7 +221,7 @@ def _to_columns_first(queries, ring):
 
 
 def _from_columns_first(gradient, shape, ring):
-    """Is the transpose of `_to_columns_first`."""
+    """Transpose of `_to_columns_first`."""
     columns = gradient.shape[0]
     _, positions, shared, key_dim = shape
     gradient = ops.reshape(gradient, (columns, ring.rows, -1, shared * key_dim))
@@ -243,7 +263,7 @@ def _take_queries(sides, block, ring):
 
 
 def _put_queries(gradient, block, shape, ring):
-    """Is the transpose of `_take_queries` and `_to_sides`.
+    """Transpose of `_take_queries` and `_to_sides`.
 
     Args:
         gradient: `(c, o, rows b j, s k)`.
@@ -251,12 +271,16 @@ def _put_queries(gradient, block, shape, ring):
     """
     columns, rows, _, key_dim = shape
     size = (columns, ring.offset_rows, rows, -1, key_dim)
+    # Only the side on which a row met its context counts: for the others its
+    # queries were zeros, but their gradient is not.
     if ring.sides == 2:
         gradient = ops.reshape(gradient, (columns, -1, key_dim))
         count = ops.shape(gradient)[1] // 2
         sides = ops.reshape(_find_sides(block, ring), (-1, 1))
         indices = ops.reshape(2 * ops.arange(count), (sides.shape[0], -1))
-        indices = ops.add(indices, sides)
+        # Not `ops.add`: Keras 3.15 takes a column for a bias of the last axis
+        # on TensorFlow, where the two are equally long.
+        indices = indices + sides
         gradient = ops.take(gradient, indices, axis=1)
     return ops.sum(ops.reshape(gradient, size), axis=1)
 
@@ -266,6 +290,7 @@ def _to_blocks(table, geometry, ring):
     center = geometry.centers[0]
     intra_depth = table.shape[-2]
     count = ring.blocks * ring.offset_rows
+    # Blocks are whole, so that the last one may reach beyond the table.
     start = center + ring.first
     sides = [take_offsets(table, 0, start, start + count)]
     if ring.sides == 2:
@@ -276,7 +301,7 @@ def _to_blocks(table, geometry, ring):
 
 
 def _from_blocks(gradient, shape, geometry, ring):
-    """Is the transpose of `_to_blocks`."""
+    """Transpose of `_to_blocks`."""
     scope, center = shape[0], geometry.centers[0]
     *offsets, intra_depth, key_dim = shape[1:]
     count = ring.blocks * ring.offset_rows
@@ -313,7 +338,7 @@ def _take_embeddings(blocks, block, indices, channels):
 
 
 def _put_embeddings(gradient, shape, indices):
-    """Is the transpose of `_take_embeddings`, as one block of the shape."""
+    """Transpose of `_take_embeddings`, as one block of the shape."""
     _, offsets, depths = shape
     gradient = ops.segment_sum(
         ops.reshape(gradient, (-1, depths)),
@@ -334,7 +359,7 @@ def _to_ring(values, geometry, ring):
 
 
 def _from_ring(gradient, shape, geometry, ring):
-    """Is the transpose of `_to_ring` and of all turns."""
+    """Transpose of `_to_ring` and of all turns."""
     turned = ring.blocks * ring.offset_rows % ring.ring_rows
     gradient = ops.roll(gradient, turned, axis=1)
     rows = geometry.context_grid[0]
@@ -369,10 +394,11 @@ def _take_windows(context, ring, ready=None):
 
 
 def _put_windows(gradient, shape, ring):
-    """Is the transpose of `_take_windows`."""
+    """Transpose of `_take_windows`."""
     _, _, context, value_dim = shape
     places = np.reshape(_index_windows(ring), (-1,))
     size = (-1, len(places), context * value_dim)
+    # Only the first axis can be summed by segments, so the places come first.
     gradient = ops.swapaxes(ops.reshape(gradient, size), 0, 1)
     gradient = ops.segment_sum(
         ops.reshape(gradient, (len(places), -1)),

@@ -1,10 +1,11 @@
-"""Tables with one embedding an offset, and what lies at which offset.
+"""Tables with one embedding per offset, and what lies at which offset.
 
 A query at position `x` of its axis and a context position `y` of the same axis
 have the offset `y * strides.context - x * strides.query`.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,25 @@ class Strides(NamedTuple):
 
     query: int = 1
     context: int = 1
+
+
+def find_strides(context_scale):
+    """Returns the `Strides` of a layer's `context_scale`.
+
+    Raises:
+        ValueError: If neither grid's step is a multiple of the other's.
+    """
+    if context_scale >= 1 and context_scale == int(context_scale):
+        return Strides(query=int(context_scale), context=1)
+    inverse = 1 / context_scale if context_scale > 0 else 0
+    # One over a whole number, such as 1 / 3, is seldom exact.
+    if inverse >= 1 and abs(inverse - round(inverse)) < 1e-6:
+        return Strides(query=1, context=round(inverse))
+    raise ValueError(
+        "`context_scale` must be a whole number or one over a whole number, "
+        "because the positions of one grid must lie on the other's. "
+        f"Received: context_scale={context_scale}"
+    )
 
 
 class Geometry(NamedTuple):
@@ -69,6 +89,7 @@ def take_offsets(table, axis, start, stop):
         The table with `stop - start` indices on the axis. An offset outside
         the table's scope is zero: nothing there interacts.
     """
+    # Bounds are cut by hand: Python's slices count negative ones from the end.
     size = table.shape[axis]
     inside = slice(min(max(start, 0), size), max(min(stop, size), 0))
     padding = [(0, 0)] * len(table.shape)
@@ -92,6 +113,8 @@ def index_pairs(query_grid, context_grid, strides):
         NumPy integers, `(n, m)`: indices into the flattened axes of offsets of
         a table that has `count_offsets(...)` of them on each axis.
     """
+    # Axis by axis in row-major order, as sizes of the grid are multiplied.
+    # NumPy, so that a graph has constants and no arithmetic of indices.
     indices = np.zeros((1, 1), "int32")
     for size, context_size in zip(query_grid, context_grid, strict=True):
         queries = np.arange(size - 1, -1, -1, "int32") * strides.query
@@ -103,6 +126,39 @@ def index_pairs(query_grid, context_grid, strides):
             indices.shape[0] * size, indices.shape[2] * context_size
         )
     return indices
+
+
+def expand_pairs(table, geometry):
+    """Makes the embeddings of all pairs of positions.
+
+    Args:
+        table: `(scope_1, ..., depths)`, with any number of depths.
+        geometry: a `Geometry` of known sizes.
+
+    Returns:
+        `(n, m, depths)`, the paper's `E`; zero beyond the scope.
+    """
+    query_grid, context_grid, _, strides = geometry
+    for axis in range(len(query_grid)):
+        table = fit_offsets(table, axis, geometry)
+    return take_pairs(table, query_grid, context_grid, strides)
+
+
+def take_pairs(table, query_grid, context_grid, strides):
+    """Takes `(n, m, depths)` from a table that has just their offsets."""
+    indices = index_pairs(query_grid, context_grid, strides)
+    depths = table.shape[len(query_grid) :]
+    table = ops.reshape(table, (-1, math.prod(depths)))
+    pairs = ops.take(table, indices, axis=0)
+    return ops.reshape(pairs, (*indices.shape, *depths))
+
+
+def fit_offsets(table, axis, geometry):
+    """Cuts or zero-pads an axis of offsets to those that its grids reach."""
+    query_grid, context_grid, centers, strides = geometry
+    start = centers[axis] - (query_grid[axis] - 1) * strides.query
+    count = count_offsets(query_grid[axis], context_grid[axis], strides)
+    return take_offsets(table, axis, start, start + count)
 
 
 def find_bands(scope, center, block_rows, context_rows, strides, blocks):
@@ -138,7 +194,7 @@ def find_causal_offsets(scopes):
     """Marks the offsets that point at the query itself or before it.
 
     Args:
-        scopes: odd numbers of offsets, one an axis of the grid.
+        scopes: odd numbers of offsets, one per axis of the grid.
 
     Returns:
         NumPy bools of shape `scopes`, in row-major order of the positions.
@@ -172,11 +228,15 @@ def find_visible(query_grid, context_grid, *, causal, reach, strides):
         visible = ops.all(distances <= reach, axis=-1)
     if causal:
         count, context_count = ops.shape(visible)
-        numbers = ops.arange(count)[:, None]
-        visible = visible & (numbers >= ops.arange(context_count))
+        numbers = ops.arange(count, dtype="int32")[:, None]
+        visible = visible & (
+            numbers >= ops.arange(context_count, dtype="int32")
+        )
     return visible[None]
 
 
 def _list_positions(grid):
-    axes = ops.meshgrid(*(ops.arange(size) for size in grid), indexing="ij")
+    axes = ops.meshgrid(
+        *(ops.arange(size, dtype="int32") for size in grid), indexing="ij"
+    )
     return ops.stack([ops.reshape(axis, (-1,)) for axis in axes], axis=-1)

@@ -24,14 +24,16 @@ from lambda_keras.contraction.scheduling import follow
 from lambda_keras.contraction.scheduling import slice_after
 
 # TensorFlow makes constants of what each block does with indices that are
-# constants, which is faster, and keeps them all. So many numbers may stay.
+# constants, which is faster, and keeps them all. So many numbers may stay (16
+# MiB); more are made to depend on an input, so that nothing is computed of
+# them ahead of time.
 _MOST_CONSTANTS = 2**22
 
 
 def contract(queries, values, table, geometry, block_rows):
     """Applies each query's own lambda.
 
-    n m j (k + v) multiply-adds a block and example.
+    n m j (k + v) multiply-adds per block and example.
 
     Args:
         queries: `(b, n, j, k)`.
@@ -48,6 +50,7 @@ def contract(queries, values, table, geometry, block_rows):
     layout = _lay_out(table, shared, geometry, block_rows)
     queries = _to_blocks(queries, layout)
     values = _flatten_context(values)
+    # Zeros around the table once rather than around the slice of each block.
     table = take_offsets(table, 0, layout.first, layout.last)
     indices = layout.index_bands(table)
     outputs = []
@@ -168,7 +171,10 @@ def _pad_positions(tensor, layout):
 
 
 def _to_blocks(queries, layout):
-    """Brings `(b, blocks n, j, k)` to `(blocks, n, b j, k)`."""
+    """Brings `(b, blocks n, j, k)` to `(blocks, n, b j, k)`.
+
+    All examples meet the embeddings of a position in one matrix product.
+    """
     *_, shared, key_dim = queries.shape
     blocks, width = len(layout.bands), math.prod(layout.block_grid)
     queries = _pad_positions(queries, layout)
@@ -197,10 +203,12 @@ def _differentiate_blocks(queries, values, table, upstream, layout):
             upstream, 1, start, start + size, by_queries
         )
 
+        # Made anew: kept from the forward pass they would be all pairs.
         weights = ops.matmul(block_queries, ops.swapaxes(embeddings, 1, 2))
         weights = _to_examples(weights, layout.shared)
         gradient = ops.matmul(ops.swapaxes(weights, 1, 2), block_upstream)
         gradient = _put_values(gradient, band, layout, values.shape)
+        # The sum so far, and not the terms, so that each can be let go.
         by_values.append(add_to_last(by_values, gradient))
 
         weights = ops.matmul(block_upstream, ops.swapaxes(block_values, 1, 2))
@@ -216,6 +224,7 @@ def _take_embeddings(table, band, layout, indices, outputs):
     """Returns the embeddings of a band, `(n, m u, k)`."""
     *_, intra_depth, key_dim = table.shape
     indices = indices[band.count]
+    # A slice of the table, so that all blocks take it with the same indices.
     stop = band.offset + layout.count_table_rows(band)
     table = slice_after(table, 0, band.offset, stop, outputs)
     table = ops.reshape(table, (-1, intra_depth * key_dim))
@@ -224,7 +233,7 @@ def _take_embeddings(table, band, layout, indices, outputs):
 
 
 def _put_embeddings(gradient, band, layout, indices, shape):
-    """Is the transpose of `_take_embeddings`."""
+    """Transpose of `_take_embeddings`."""
     _, *columns, intra_depth, key_dim = shape
     rows = layout.count_table_rows(band)
     table = ops.segment_sum(
@@ -244,7 +253,7 @@ def _take_values(values, band, layout, outputs=()):
 
 
 def _put_values(gradient, band, layout, shape):
-    """Is the transpose of `_take_values`."""
+    """Transpose of `_take_values`."""
     row = shape[1] // layout.geometry.context_grid[0]
     start = -band.start * row
     return take_offsets(gradient, 1, start, start + shape[1])

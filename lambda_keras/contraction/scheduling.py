@@ -1,7 +1,9 @@
 """Order in time for computations that do not depend on each other.
 
-Blocks that do not depend on each other may be computed all at once, and then
-need the memory of all.
+TensorFlow computes what is ready, so that blocks that do not depend on each
+other may be computed all at once, and then need the memory of all. Keras has no
+control dependencies. What is here makes a value of an input depend on an output
+without changing it, in a way that no compiler sees through.
 """
 
 import numpy as np
@@ -29,12 +31,15 @@ def slice_after(tensor, axis, start, stop, outputs):
     starts[axis] = start
     sizes = list(ops.shape(tensor))
     sizes[axis] = stop - start
+    # The start waits and not the tensor, of which `follow` would make a copy.
     nothing = ops.cast(_wait_for(outputs[-1]), "int32")
     return ops.slice(tensor, ops.add(starts, nothing), sizes)
 
 
 def _wait_for(tensor):
     """Returns `False` when the tensor is there."""
+    # Never true, and not known to be: a product with zero would be dropped
+    # by a simplifier, and would make an infinite number NaN.
     number = tensor[(0,) * len(tensor.shape)]
     return ops.logical_and(number < 0, number > 0)
 

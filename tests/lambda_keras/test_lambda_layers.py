@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
-from lambda_keras.contraction import cost_model
+from lambda_keras.contraction.orders import ORDERS
 from lambda_keras.normalization import has_affine
 from tests.support import reference
 from tests.support.lambda_layers import CHANNELS
@@ -16,7 +16,7 @@ from tests.support.lambda_layers import assert_close
 from tests.support.lambda_layers import build_layer
 from tests.support.lambda_layers import make_inputs
 
-all_orders = pytest.mark.parametrize("order", cost_model.ORDERS)
+all_orders = pytest.mark.parametrize("order", ORDERS)
 
 
 @pytest.mark.parametrize("intra_depth", [1, 3])

@@ -7,7 +7,9 @@ import pytest
 from lambda_keras.contraction import cost_model
 from lambda_keras.contraction.cost_model import Blocks
 from lambda_keras.contraction.cost_model import Plan
+from lambda_keras.contraction.offsets import Geometry
 from lambda_keras.contraction.offsets import Strides
+from lambda_keras.contraction.orders import ORDERS
 
 
 def make_sizes(size, filters, scope_size=None, batch=8, num_heads=4, rank=2):
@@ -15,17 +17,23 @@ def make_sizes(size, filters, scope_size=None, batch=8, num_heads=4, rank=2):
     scope = 2 * size - 1 if scope_size is None else scope_size
     return cost_model.Sizes(
         batch=batch,
-        query_grid=(size,) * rank,
-        context_grid=(size,) * rank,
+        geometry=Geometry(
+            query_grid=(size,) * rank,
+            context_grid=(size,) * rank,
+            centers=(scope // 2,) * rank,
+            strides=Strides(),
+        ),
         scopes=(scope,) * rank,
-        centers=(scope // 2,) * rank,
-        strides=Strides(),
         groups=1,
         shared=num_heads,
         key_dim=16,
         intra_depth=1,
         value_dim=filters // num_heads,
     )
+
+
+def replace_geometry(sizes, **replaced):
+    return sizes._replace(geometry=sizes.geometry._replace(**replaced))
 
 
 @pytest.mark.parametrize("scope_size", [None, 3, 5])
@@ -151,9 +159,9 @@ def test_blocks_are_what_was_measured_to_be_fastest(sizes, kind, gradient_kind):
 
 
 def test_single_row_has_one_block():
-    sizes = make_sizes(1, 8)._replace(
+    sizes = replace_geometry(
+        make_sizes(1, 8)._replace(scopes=(2, 2)),
         context_grid=(2, 2),
-        scopes=(2, 2),
         centers=(0, 0),
         strides=Strides(2, 1),
     )
@@ -162,14 +170,16 @@ def test_single_row_has_one_block():
 
 
 def test_strided_grids_have_no_offset_rows():
-    sizes = make_sizes(64, 256, batch=1)._replace(
-        context_grid=(32, 32), strides=Strides(1, 2)
+    sizes = replace_geometry(
+        make_sizes(64, 256, batch=1),
+        context_grid=(32, 32),
+        strides=Strides(1, 2),
     )
     kinds = {blocks.kind for blocks in cost_model.list_blocks(sizes)}
     assert kinds == {"query_rows"}
 
 
-@pytest.mark.parametrize("order", cost_model.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_order_overrides_the_choice(order):
     assert cost_model.choose_plan(make_sizes(14, 64, 7), order).order == order
 
@@ -190,8 +200,8 @@ def test_order_that_needs_too_much_at_once_is_not_taken(monkeypatch):
 
 
 def test_unknown_grid_takes_the_convolution():
-    sizes = make_sizes(7, 20, 3)._replace(
-        query_grid=(None, 7), context_grid=(None, 7)
+    sizes = replace_geometry(
+        make_sizes(7, 20, 3), query_grid=(None, 7), context_grid=(None, 7)
     )
     assert cost_model.choose_plan(sizes) == Plan("convolution")
 
@@ -206,13 +216,32 @@ def test_unknown_batch_is_charged_as_a_typical_one():
     assert costs[0] == costs[1]
 
 
+@pytest.mark.parametrize("size", [28, 32, 64, 128])
+@pytest.mark.parametrize("scope_size", [23, None])
+def test_unknown_batch_unrolls_few_blocks(size, scope_size):
+    sizes = make_sizes(size, 256, scope_size, batch=None)
+    plan = cost_model.choose_plan(sizes, "queries_first")
+    for kind, rows in (plan.blocks, plan.gradient_blocks):
+        assert kind == "offset_rows" or size / rows <= 16
+
+
+def test_unknown_batch_unrolls_few_blocks_of_strided_grids():
+    sizes = replace_geometry(
+        make_sizes(64, 256, batch=None),
+        context_grid=(32, 32),
+        strides=Strides(1, 2),
+    )
+    rows = [blocks.rows for blocks in cost_model.list_blocks(sizes)]
+    assert rows == [4, 8, 16, 32, 64]
+
+
 def test_orders_in_pairs_refuse_a_grid_of_unknown_size():
-    sizes = make_sizes(7, 20, 3)._replace(query_grid=(None, 7))
+    sizes = replace_geometry(make_sizes(7, 20, 3), query_grid=(None, 7))
     with pytest.raises(ValueError, match="only on grids of known size"):
         cost_model.choose_plan(sizes, "queries_first")
 
 
 def test_convolution_refuses_two_grids():
-    sizes = make_sizes(7, 20, 3)._replace(context_grid=(14, 14))
+    sizes = replace_geometry(make_sizes(7, 20, 3), context_grid=(14, 14))
     with pytest.raises(ValueError, match="on one grid"):
         cost_model.choose_plan(sizes, "convolution")

@@ -29,6 +29,7 @@ from lambda_keras.normalization import has_affine
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
+from lambda_keras.quantization import KeepsQuantization
 from lambda_keras.visibility import Visibility
 from lambda_keras.visibility import check_causal
 from lambda_keras.visibility import find_causal_offsets
@@ -59,7 +60,7 @@ class SequenceState(NamedTuple):
     values: Any
 
 
-class BaseLambda(keras.layers.Layer):
+class BaseLambda(KeepsQuantization, keras.layers.Layer):
     """Projects its inputs and applies content and position lambdas.
 
     A subclass says how many offsets its embeddings have (`count_offsets`),

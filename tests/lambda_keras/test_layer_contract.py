@@ -88,18 +88,46 @@ def test_compute_output_shape_is_the_shape(case):
     assert case.make_model().output_shape == (None, *shape[1:])
 
 
+def train_on(model, inputs, targets):
+    """Takes a step on a batch of which the graph does not know the size."""
+    batches = (batch for batch in [(tuple(inputs), targets)])
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+
+
 @all_cases
-def test_every_weight_learns(case):
+def test_every_weight_learns_from_examples_and_nothing_without(case):
     model = case.make_model()
     before = model.get_weights()
     model.compile(keras.optimizers.SGD(1.0), loss="mse")
     inputs = case.make_inputs()
     targets = np.random.default_rng(1).normal(size=model(inputs).shape)
-    model.train_on_batch(inputs, targets)
-    for weight, old in zip(model.weights, before, strict=True):
-        change = keras.ops.convert_to_numpy(weight) - old
-        assert np.all(np.isfinite(change)), weight.path
-        assert np.abs(change).max() > 1e-5, weight.path
+    train_on(model, inputs, targets)
+    after = model.get_weights()
+    for weight, old, new in zip(model.weights, before, after, strict=True):
+        assert np.all(np.isfinite(new)), weight.path
+        assert np.abs(new - old).max() > 1e-5, weight.path
+    train_on(model, [tensor[:0] for tensor in inputs], targets[:0])
+    for weight, old in zip(model.weights, after, strict=True):
+        new = keras.ops.convert_to_numpy(weight)
+        np.testing.assert_allclose(new, old, rtol=1e-6, err_msg=weight.path)
+
+
+@all_cases
+def test_no_examples_give_no_rows(case):
+    model = case.make_model()
+    inputs = case.make_inputs()
+    empty = [tensor[:0] for tensor in inputs]
+    for training in (False, True):
+        outputs = model(empty, training=training)
+        assert tuple(outputs.shape) == (0, *model.output_shape[1:])
+    # In a graph that does not know how many examples there are.
+    batches = ((tuple(batch),) for batch in [inputs, empty])
+    np.testing.assert_allclose(
+        model.predict(batches, steps=2, verbose=0),
+        predict(model, inputs),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @all_cases

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
+from lambda_keras.normalization import make_normalization
 from tests.support import reference
 from tests.support.layer_cases import LAYER_CASES
 from tests.support.layer_cases import all_cases
@@ -147,6 +148,56 @@ def test_mixed_precision_is_close_to_float32(case, precision, tolerance):
     np.testing.assert_allclose(
         outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max()
     )
+
+
+def test_batch_norm_of_a_layer_or_network_ignores_masked_out_batches():
+    """A batch of which every position is hidden holds no examples either."""
+    norm = make_normalization("batch", name="norm")
+    inputs = np.random.default_rng(3).normal(size=(2, 5, 7)).astype("float32")
+    norm(inputs, training=True)
+    before = norm.get_weights()
+    hidden = keras.ops.zeros((2, 5), "bool")
+    outputs = norm(inputs, training=True, mask=hidden)
+    for new, old in zip(norm.get_weights(), before, strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-6)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(outputs),
+        keras.ops.convert_to_numpy(norm(inputs, training=False)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+# Keras warns of each layer that stays as it is, such as the input.
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.parametrize(
+    "name",
+    ["layer_context", "conv_bias", "conv_template", "axial", "augmented"],
+)
+def test_quantized_layer_is_close_and_loads_again(name, tmp_path):
+    template = keras.layers.LayerNormalization(epsilon=0.25)
+    case = LAYER_CASES.get(name) or LAYER_CASES["conv_image"]
+    arguments = {"normalization": template} if name == "conv_template" else {}
+    model = case.make_model(**arguments)
+    inputs = case.make_inputs()
+    expected = predict(model, inputs)
+    model.quantize("int8")
+    outputs = predict(model, inputs)
+    error = np.abs(outputs - expected).max() / np.abs(expected).max()
+    # Not zero: something was quantized.
+    assert 1e-4 < error < 5e-2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        predict(loaded, inputs), outputs, rtol=1e-6, atol=1e-6
+    )
+    kinds = [
+        {keras.backend.standardize_dtype(w.dtype) for w in m.weights}
+        for m in (model, loaded)
+    ]
+    assert kinds[0] == kinds[1] == {"int8", "float32"}
+    if arguments:
+        assert loaded.get_layer("subject").normalization.epsilon == 0.25
 
 
 @pytest.fixture(scope="module")

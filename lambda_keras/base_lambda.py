@@ -8,48 +8,68 @@ import keras
 import numpy as np
 from keras import ops
 
-from lambda_keras import content
 from lambda_keras import functional
 from lambda_keras.checks import check_choice
 from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
+from lambda_keras.content import RunningSums
+from lambda_keras.content import apply_content
+from lambda_keras.content import compute_content_weights
+from lambda_keras.content import step_content
 from lambda_keras.contraction import offsets
 from lambda_keras.contraction.orders import ORDERS
 from lambda_keras.contraction.orders import contract_position_lambdas
 from lambda_keras.functional import find_sizes
 from lambda_keras.functional import flatten_grid
+from lambda_keras.normalization import Untracked
 from lambda_keras.normalization import find_affine
 from lambda_keras.normalization import has_affine
 from lambda_keras.normalization import make_normalization
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
 from lambda_keras.position_embeddings import deserialize_embeddings
+from lambda_keras.quantization import KeepsQuantization
+from lambda_keras.visibility import Visibility
+from lambda_keras.visibility import check_causal
+from lambda_keras.visibility import find_causal_offsets
+from lambda_keras.visibility import flatten_mask
+from lambda_keras.visibility import hide_values
+from lambda_keras.visibility import tell_masks_apart
 
 
-class Visibility(NamedTuple):
-    """Which context positions a query sees.
+class SequenceState(NamedTuple):
+    """What a step of a sequence needs to know of those before it.
+
+    The first three are the `RunningSums` of the content, the others the keys
+    and the values that are still within reach, the newest last. Their size
+    does not grow with the steps.
 
     Attributes:
-        padding: bools `(b, m)`, or `None` where no position is hidden.
-        pairs: bools `(b, n, m)`, or `None` where queries do not differ.
-        causal: whether a query sees positions up to its own only.
+        peaks: `(batch_size, 1, columns, 1)`.
+        totals: `(batch_size, 1, columns, 1)`.
+        lambdas: `(batch_size, 1, columns, value_dim)`.
+        keys: `(batch_size, window, groups, intra_depth, key_dim)`.
+        values: `(batch_size, window, groups, intra_depth, value_dim)`.
     """
 
-    padding: Any
-    pairs: Any
-    causal: bool
+    peaks: Any
+    totals: Any
+    lambdas: Any
+    keys: Any
+    values: Any
 
 
-class BaseLambda(keras.layers.Layer):
+class BaseLambda(KeepsQuantization, keras.layers.Layer):
     """Projects its inputs and applies content and position lambdas.
 
     A subclass says how many offsets its embeddings have (`count_offsets`),
     which one is the offset 0 (`find_centers`), and on which grids it can be
     called (`check_grids`). It may also say how far content is seen
-    (`content_reach`), and how many positions by a position lambda
-    (`count_seen`). `LambdaLayer` documents the arguments.
+    (`content_reach`), how many positions a position lambda sums over
+    (`count_seen`), and what all position lambdas have in common
+    (`add_bias`). `LambdaLayer` documents the arguments.
     """
 
     def __init__(
@@ -113,7 +133,9 @@ class BaseLambda(keras.layers.Layer):
         self.use_content = use_content
         self.use_position = use_position
         self.key_normalization = key_normalization
-        self.normalization = standardize_normalization(normalization)
+        self._normalization = Untracked(
+            standardize_normalization(normalization)
+        )
         self.context_scale = context_scale
         self.contraction_order = contraction_order
         self.value_dim = filters // num_heads
@@ -128,6 +150,10 @@ class BaseLambda(keras.layers.Layer):
             self.position_embeddings = PositionEmbeddings(
                 name="position_embeddings", dtype=self.dtype_policy
             )
+
+    @property
+    def normalization(self):
+        return self._normalization.value
 
     def build(self, inputs_shape, context_shape=None):
         context_shape = inputs_shape if context_shape is None else context_shape
@@ -180,20 +206,31 @@ class BaseLambda(keras.layers.Layer):
         use_causal_mask=False,
         training=None,
     ):
-        padding, pairs = self._tell_masks_apart(inputs, mask)
+        padding, pairs = tell_masks_apart(
+            mask, inputs, inputs if context is None else context
+        )
         padding = inputs_mask if padding is None else padding
         if context is None:
             context, context_mask = inputs, padding
+        if use_causal_mask:
+            check_causal(inputs.shape[1:-1], context.shape[1:-1])
         queries = self._project_queries(inputs, padding, training)
         keys, values = self._project_context(context, context_mask, training)
-        self._check_causal(use_causal_mask, queries, values)
         if context_mask is not None:
-            context_mask = ops.cast(flatten_mask(context_mask, 1), "bool")
+            context_mask = flatten_mask(context_mask, len(context.shape) - 2)
         visibility = Visibility(context_mask, pairs, use_causal_mask)
 
         outputs = 0.0
         if self.use_content:
-            outputs = self._apply_content(queries, keys, values, visibility)
+            outputs = apply_content(
+                queries,
+                keys,
+                values,
+                self.key_normalization,
+                visibility,
+                self.content_reach(),
+                self._strides,
+            )
         if self.use_position:
             outputs = outputs + self._apply_positions(
                 queries, values, visibility
@@ -217,6 +254,18 @@ class BaseLambda(keras.layers.Layer):
         """Returns the index of the offset 0 on each axis of the table."""
         raise NotImplementedError
 
+    def add_bias(self, outputs, queries):
+        """Adds what the position lambdas have in common, here nothing.
+
+        Args:
+            outputs: those of the position lambdas, `(b, n, g, j, v)`.
+            queries: `(b, ..., g, j, k)`.
+
+        Returns:
+            The outputs with it.
+        """
+        return outputs
+
     def check_grids(self, query_grid, context_grid, in_pairs=False):
         """Raises a `ValueError` if position lambdas do not fit the grids.
 
@@ -231,9 +280,11 @@ class BaseLambda(keras.layers.Layer):
         """Computes how much of each value each query takes, in inference.
 
         The outputs of a head are the values times the sum of both kinds of
-        weights, summed over the context and the intra-depth. For looking into
-        a layer: time and memory grow with the product of the numbers of
-        positions.
+        weights, summed over the context and the intra-depth. With the
+        `use_bias` of a `LambdaConv`, the product of the query and the bias
+        comes on top, the same in all channels of the head: no position has a
+        part in it. For looking into a layer: time and memory grow with the
+        product of the numbers of positions.
 
         Args:
             inputs: as in the call.
@@ -247,18 +298,31 @@ class BaseLambda(keras.layers.Layer):
             use them.
         """
         context = inputs if context is None else context
-        visibility = Visibility(None, None, use_causal_mask)
+        if use_causal_mask:
+            check_causal(inputs.shape[1:-1], context.shape[1:-1])
         queries = self._project_queries(inputs, None, False)
         keys, values = self._project_context(context, None, False)
         content_weights = position_weights = None
         if self.use_content:
-            content_weights = self._order_weights(
-                self._compute_content_weights(queries, keys, visibility)
+            content_weights = self._join_groups(
+                compute_content_weights(
+                    queries,
+                    keys,
+                    self.key_normalization,
+                    Visibility(causal=use_causal_mask),
+                    self.content_reach(),
+                    self._strides,
+                )
             )
         if self.use_position:
-            position_weights = self._order_weights(
-                self._compute_position_weights(
-                    queries, values, self._read_table(use_causal_mask)
+            embeddings = self._expand_pairs(
+                queries, values, self._read_table(use_causal_mask)
+            )
+            position_weights = self._join_groups(
+                functional.map_groups(
+                    functional.compute_position_weights,
+                    flatten_grid(queries),
+                    embeddings,
                 )
             )
         return content_weights, position_weights
@@ -270,8 +334,8 @@ class BaseLambda(keras.layers.Layer):
             batch_size: int. Number of sequences.
 
         Returns:
-            The state that `step` takes, a tuple of tensors whose size does
-            not grow with the steps.
+            The `SequenceState` that `step` takes, a named tuple of tensors
+            whose size does not grow with the steps.
 
         Raises:
             ValueError: If the layer is not built on sequences.
@@ -292,7 +356,7 @@ class BaseLambda(keras.layers.Layer):
         def fill(value, *shape):
             return ops.full((batch_size, *shape), value, self._lambda_dtype())
 
-        return (
+        return SequenceState(
             fill(functional.LOWEST, 1, columns, 1),
             fill(0, 1, columns, 1),
             fill(0, 1, columns, self.value_dim),
@@ -322,19 +386,27 @@ class BaseLambda(keras.layers.Layer):
         outputs = 0.0
         if self.use_content:
             past_keys = _push(past_keys, keys)
-            sums, content_lambda = self._step_content(
-                sums, keys, values, past_keys, past_values
+            content_lambda, sums = step_content(
+                keys,
+                values,
+                (past_keys, past_values),
+                RunningSums(*sums),
+                self.key_normalization,
+                self.content_reach(),
             )
             outputs = functional.apply_content_lambda(queries, content_lambda)
         if self.use_position:
             table = self._read_table(causal=False)[: self._window()]
-            weights = functional.compute_position_weights(queries, table[None])
-            outputs = outputs + functional.apply_weights(weights, past_values)
+            positions = functional.apply_embeddings(
+                queries, past_values, table[None]
+            )
+            outputs = outputs + self.add_bias(positions, queries)
         outputs = ops.reshape(outputs, (-1, self.filters))
-        return self._cast_outputs(outputs), (*sums, past_keys, past_values)
+        state = SequenceState(*sums, past_keys, past_values)
+        return self._cast_outputs(outputs), state
 
     def count_multiply_adds(self, inputs_shape, context_shape=None):
-        """Counts the multiply-adds of an example, as the paper defines it.
+        """Counts the multiply-adds per example, as the paper defines them.
 
         They are those of the projections, of the lambda of the content, of
         the lambda of each position (for a `LambdaConv` a convolution, with the
@@ -476,119 +548,24 @@ class BaseLambda(keras.layers.Layer):
             outputs = ops.clip(outputs, -largest, largest)
         return ops.cast(outputs, self.compute_dtype)
 
-    def _tell_masks_apart(self, inputs, mask):
-        """Returns the mask as one of padding or one of pairs, else `None`."""
-        if mask is None:
-            return None, None
-        rank = len(inputs.shape) - 2
-        if len(mask.shape) == 1 + rank:
-            return mask, None
-        if len(mask.shape) == 1 + 2 * rank:
-            return None, ops.cast(flatten_mask(mask, 2), "bool")
-        raise ValueError(
-            "`mask` must have the shape (batch_size, *grid) to hide positions, "
-            "or (batch_size, *grid, *context_grid) to hide them from some "
-            f"queries. Received: a mask of shape {tuple(mask.shape)} for "
-            f"inputs of shape {tuple(inputs.shape)}"
-        )
-
-    def _check_causal(self, use_causal_mask, queries, values):
-        if use_causal_mask and queries.shape[1:-3] != values.shape[1:-3]:
-            raise ValueError(
-                "`use_causal_mask` needs inputs and context on the same grid, "
-                "because a query sees what does not come after its own "
-                f"position. Received: grids {tuple(queries.shape[1:-3])} and "
-                f"{tuple(values.shape[1:-3])}"
-            )
-
-    def _apply_content(self, queries, keys, values, visibility):
-        reach = self.content_reach()
-        ordered = visibility.causal or reach is not None
-        if visibility.pairs is None and not ordered:
-            content_lambda = functional.compute_content_lambda(
-                flatten_grid(keys),
-                flatten_grid(values),
-                self.key_normalization,
-                visibility.padding,
-            )
-            return functional.apply_content_lambda(
-                flatten_grid(queries), content_lambda
-            )
-        if visibility.pairs is None and self._has_running_sums(
-            queries, values, visibility.causal
-        ):
-            return self._apply_running_content(
-                queries, keys, values, visibility
-            )
-        weights = self._compute_content_weights(queries, keys, visibility)
-        return functional.apply_weights(weights, flatten_grid(values))
-
-    def _has_running_sums(self, queries, values, causal):
-        """Whether the visible sets are sums along or windows on the grid."""
-        grid = find_sizes(values.shape[1:-3])
-        same = find_sizes(queries.shape[1:-3]) == grid and None not in grid
-        both = causal and self.content_reach() is not None
-        return same and (len(grid) == 1 or not both)
-
-    def _apply_running_content(self, queries, keys, values, visibility):
-        reach = self.content_reach()
-        padding = visibility.padding
-        if reach is None:
-            return content.apply_causal_content(
-                *map(flatten_grid, (queries, keys, values)),
-                self.key_normalization,
-                padding,
-            )
-        grid = values.shape[1:-3]
-        if padding is not None:
-            padding = ops.reshape(padding, (-1, *grid))
-        sums = content.start_sums(keys, values, self.key_normalization, padding)
-        after = 0 if visibility.causal else reach
-        for axis in range(1, 1 + len(grid)):
-            sums = content.slide_sums(sums, axis, reach, after)
-        lambdas = content.finish_sums(
-            sums, self.key_normalization, keys.shape[-3:]
-        )
-        return content.apply_lambdas(flatten_grid(queries), lambdas)
-
-    def _compute_content_weights(self, queries, keys, visibility):
-        visible = offsets.find_visible(
-            ops.shape(queries)[1:-3],
-            ops.shape(keys)[1:-3],
-            causal=visibility.causal,
-            reach=self.content_reach(),
-            strides=self._strides,
-        )
-        if visibility.padding is not None:
-            visible = visible & visibility.padding[:, None]
-        if visibility.pairs is not None:
-            visible = visible & visibility.pairs
-        return functional.compute_content_weights(
-            flatten_grid(queries),
-            flatten_grid(keys),
-            visible,
-            self.key_normalization,
-        )
-
     def _apply_positions(self, queries, values, visibility):
         table = self._read_table(visibility.causal)
-        if visibility.padding is not None:
-            seen = ops.reshape(
-                visibility.padding, (-1, *ops.shape(values)[1:-3], 1, 1, 1)
-            )
-            values = ops.where(seen, values, 0.0)
+        values = hide_values(values, visibility.padding)
         if visibility.pairs is None:
-            return self._contract(queries, values, table)
-        weights = self._compute_position_weights(queries, values, table)
-        seen = visibility.pairs[:, None, :, None, :, None]
-        weights = ops.where(seen, weights, 0.0)
-        return functional.apply_weights(weights, flatten_grid(values))
+            outputs = self._contract(queries, values, table)
+        else:
+            outputs = functional.apply_embeddings(
+                flatten_grid(queries),
+                flatten_grid(values),
+                self._expand_pairs(queries, values, table),
+                visibility.pairs,
+            )
+        return self.add_bias(outputs, queries)
 
-    def _compute_position_weights(self, queries, values, table):
-        geometry = self._find_geometry(queries, values, in_pairs=True)
-        embeddings = offsets.expand_pairs(table, geometry)
-        return functional.compute_position_weights(
-            flatten_grid(queries), embeddings
+    def _expand_pairs(self, queries, values, table):
+        """Returns the embedding of each pair, `(n, m, g, u, k)`."""
+        return offsets.expand_pairs(
+            table, self._find_geometry(queries, values, in_pairs=True)
         )
 
     def _read_table(self, causal):
@@ -596,7 +573,7 @@ class BaseLambda(keras.layers.Layer):
         if not causal:
             return table
         scopes = table.shape[:-3]
-        before = offsets.find_causal_offsets(scopes)
+        before = find_causal_offsets(scopes)
         before = np.reshape(before, (*scopes, 1, 1, 1))
         return table * ops.cast(before, table.dtype)
 
@@ -615,8 +592,8 @@ class BaseLambda(keras.layers.Layer):
             query_grid, context_grid, centers, self._strides
         )
 
-    def _order_weights(self, weights):
-        weights = ops.transpose(weights, (0, 2, 1, 3, 4, 5))
+    def _join_groups(self, weights):
+        """Brings `(b, n, g, j, m, u)` to `(b, n, h, m, u)`."""
         _, queries, _, _, context, depth = ops.shape(weights)
         return ops.reshape(
             weights, (-1, queries, self.num_heads, context, depth)
@@ -628,32 +605,9 @@ class BaseLambda(keras.layers.Layer):
             return self.position_embeddings.table.shape[0] // 2 + 1
         return 0 if self.content_reach() is None else self.content_reach() + 1
 
-    def _step_content(self, sums, keys, values, past_keys, past_values):
-        if self.content_reach() is not None:
-            return sums, functional.compute_content_lambda(
-                past_keys, past_values, self.key_normalization
-            )
-        here = content.start_sums(keys, values, self.key_normalization)
-        sums = content.merge_sums(content.RunningSums(*sums), here)
-        lambdas = content.finish_sums(
-            sums, self.key_normalization, keys.shape[-3:]
-        )
-        return sums, lambdas[:, 0]
-
 
 def _push(past, newest):
     """Drops the oldest position of the past for the newest."""
     if past.shape[1] == 0:
         return past
     return ops.concatenate([past[:, 1:], newest], axis=1)
-
-
-def flatten_mask(mask, grids):
-    """Flattens the one or two grids that follow a mask's batch axis."""
-    shape = ops.shape(mask)
-    rank = (len(shape) - 1) // grids
-    sizes = [
-        math.prod(shape[1 + rank * grid : 1 + rank * (grid + 1)])
-        for grid in range(grids)
-    ]
-    return ops.reshape(mask, (shape[0], *sizes))

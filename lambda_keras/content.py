@@ -1,8 +1,14 @@
-"""Content lambdas of queries that do not all see the same.
+"""Content lambdas: how the keys and values that a query sees are summed.
 
-Where what the queries see grows along the positions (causal masks) or slides
-over them (local scopes), sums are shared between queries, so that time is
-linear in the number of positions. The axis key of `functional.py` holds here.
+`apply_content` is the door, and decides by what the queries see:
+
+    all the same                            one lambda for all of them
+    ever more (causal masks)                sums that run from block to block
+    a window around each (local scopes)     sums of windows, axis by axis
+    anything else                           a weight for each pair
+
+Sums are shared between queries, so that time is linear in the number of
+positions in all but the last. The axis key of `functional.py` holds here.
 
 Reference:
     - [Bello, 2021](https://arxiv.org/abs/2102.08602), section B.2
@@ -15,9 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from lambda_keras import functional
 from lambda_keras.functional import LOWEST
-from lambda_keras.functional import apply_weights
+from lambda_keras.functional import find_peaks
+from lambda_keras.functional import find_sizes
+from lambda_keras.functional import flatten_grid
 from lambda_keras.functional import invert_totals
+from lambda_keras.functional import map_groups
+from lambda_keras.visibility import find_visible
 
 
 class RunningSums(NamedTuple):
@@ -39,21 +50,135 @@ class RunningSums(NamedTuple):
     lambdas: Any
 
 
+def apply_content(
+    queries, keys, values, normalization, visibility, reach, strides
+):
+    """Applies to each query the content lambda of what it sees.
+
+    Args:
+        queries: `(b, ..., g, j, k)`.
+        keys: `(b, ..., g, u, k)`.
+        values: `(b, ..., g, u, v)`.
+        normalization: as in `functional.compute_content_lambda`.
+        visibility: a `Visibility`.
+        reach: how far content is seen on each axis, in units of the finer
+            grid. `None` for everywhere.
+        strides: `Strides` of the two grids.
+
+    Returns:
+        `(b, n, g, j, v)`.
+    """
+    has_pairs = visibility.pairs is not None
+    if not (has_pairs or visibility.causal or reach is not None):
+        content_lambda = functional.compute_content_lambda(
+            flatten_grid(keys),
+            flatten_grid(values),
+            normalization,
+            visibility.padding,
+        )
+        return functional.apply_content_lambda(
+            flatten_grid(queries), content_lambda
+        )
+    grid = find_sizes(values.shape[1:-3])
+    is_one_grid = (
+        find_sizes(queries.shape[1:-3]) == grid
+        and strides.query == strides.context
+    )
+    if is_one_grid and not has_pairs and reach is not None:
+        sums = sum_windows(keys, values, normalization, visibility, reach)
+        lambdas = finish_sums(sums, normalization, keys.shape[-3:])
+        return ops.matmul(flatten_grid(queries), lambdas)
+    if is_one_grid and not has_pairs and None not in grid:
+        return apply_causal_content(
+            *map(flatten_grid, (queries, keys, values)),
+            normalization,
+            visibility.padding,
+        )
+    return _weigh_pairs(
+        queries, keys, values, normalization, visibility, reach, strides
+    )
+
+
+def _weigh_pairs(
+    queries, keys, values, normalization, visibility, reach, strides
+):
+    visible = _find_visible(queries, keys, visibility, reach, strides)
+
+    def weigh_group(queries, keys, values):
+        weights = functional.compute_content_weights(
+            queries, keys, visible, normalization
+        )
+        return functional.apply_weights(weights, values)
+
+    return map_groups(weigh_group, *map(flatten_grid, (queries, keys, values)))
+
+
+def compute_content_weights(
+    queries, keys, normalization, visibility, reach, strides
+):
+    """Computes how much of each value each query takes for its content.
+
+    Args:
+        As in `apply_content`.
+
+    Returns:
+        `(b, n, g, j, m, u)`.
+    """
+    visible = _find_visible(queries, keys, visibility, reach, strides)
+
+    def weigh_group(queries, keys):
+        return functional.compute_content_weights(
+            queries, keys, visible, normalization
+        )
+
+    return map_groups(weigh_group, flatten_grid(queries), flatten_grid(keys))
+
+
+def _find_visible(queries, keys, visibility, reach, strides):
+    grids = ops.shape(queries)[1:-3], ops.shape(keys)[1:-3]
+    return find_visible(*grids, visibility, reach, strides)
+
+
+def step_content(keys, values, past, sums, normalization, reach):
+    """Makes the content lambda of one step of a causal sequence.
+
+    Args:
+        keys: `(b, 1, g, u, k)`, those of the step.
+        values: `(b, 1, g, u, v)`, those of the step.
+        past: the keys and the values within reach, `(b, m, ...)`, with those
+            of the step, if there is a reach.
+        sums: `RunningSums` `(b, 1, ...)` of the steps before, if there is no
+            reach.
+        normalization: as in `apply_content`.
+        reach: as in `apply_content`.
+
+    Returns:
+        The lambda, `(b, g, k, v)`, and the `RunningSums` with those of the
+        step.
+    """
+    if reach is not None:
+        return functional.compute_content_lambda(*past, normalization), sums
+    sums = merge_sums(sums, start_sums(keys, values, normalization))
+    lambdas = finish_sums(sums, normalization, keys.shape[-3:])
+    return lambdas[:, 0], sums
+
+
 def start_sums(keys, values, normalization, visible=None):
     """Makes the running sums of each context position alone.
 
     Args:
         keys: `(b, ..., g, u, k)`.
         values: `(b, ..., g, u, v)`.
-        normalization: as in `compute_content_lambda`.
-        visible: bools, `(b, ...)`.
+        normalization: as in `apply_content`.
+        visible: bools, `(b, m)`.
 
     Returns:
         `RunningSums`.
     """
-    positions = ops.shape(keys)[:-3]
+    grid = ops.shape(keys)[1:-3]
     *_, groups, intra_depth, key_dim = keys.shape
     value_dim = values.shape[-1]
+    columns = groups * intra_depth * key_dim
     keys = ops.reshape(keys, (-1, key_dim, 1))
     values = ops.reshape(values, (-1, 1, value_dim))
     if normalization == "softmax":
@@ -62,15 +187,14 @@ def start_sums(keys, values, normalization, visible=None):
     else:
         peaks, totals = ops.zeros_like(keys), keys * keys
         lambdas = keys * values
-    columns = groups * intra_depth * key_dim
     sums = RunningSums(
-        ops.reshape(peaks, (*positions, columns, 1)),
-        ops.reshape(totals, (*positions, columns, 1)),
-        ops.reshape(lambdas, (*positions, columns, value_dim)),
+        ops.reshape(peaks, (-1, *grid, columns, 1)),
+        ops.reshape(totals, (-1, *grid, columns, 1)),
+        ops.reshape(lambdas, (-1, *grid, columns, value_dim)),
     )
     if visible is None:
         return sums
-    visible = ops.expand_dims(visible, (-1, -2))
+    visible = ops.reshape(visible, (-1, *grid, 1, 1))
     return RunningSums(
         ops.where(visible, sums.peaks, LOWEST),
         ops.where(visible, sums.totals, 0.0),
@@ -90,24 +214,58 @@ def merge_sums(first, second):
     )
 
 
-def accumulate_sums(sums, axis):
-    """Merges, at each position of an axis, the sums of all up to it.
+def finish_sums(sums, normalization, depths):
+    """Makes content lambdas of running sums.
 
     Args:
-        sums: `RunningSums` of the positions.
-        axis: axis of the positions, of known size.
+        sums: `RunningSums`.
+        normalization: as in `apply_content`.
+        depths: `(g, u, k)`.
 
     Returns:
-        `RunningSums` of the same shapes.
+        `(b, n, g, k, v)`, the positions flattened. A lambda of no positions
+        is zero.
     """
-    length = sums.peaks.shape[axis]
-    step = 1
-    while step < length:
-        # Each position holds the sums of `step` positions, or of all up to it.
-        shifted = _slice_sums(_pad_sums(sums, axis, step, 0), axis, 0, length)
-        sums = merge_sums(shifted, sums)
-        step *= 2
-    return sums
+    lambdas = sums.lambdas * invert_totals(sums.totals, normalization)
+    _, *grid, _, value_dim = ops.shape(lambdas)
+    groups, intra_depth, key_dim = depths
+    lambdas = ops.reshape(
+        lambdas, (-1, groups, intra_depth, key_dim, value_dim)
+    )
+    lambdas = ops.sum(lambdas, axis=2)
+    shape = (-1, math.prod(grid), groups, key_dim, value_dim)
+    return ops.reshape(lambdas, shape)
+
+
+def sum_windows(keys, values, normalization, visibility, reach):
+    """Sums, at each position, the content of the scope around it.
+
+    Args:
+        keys: `(b, ..., g, u, k)`, on a grid of any size, known or not.
+        values: `(b, ..., g, u, v)`.
+        normalization: as in `apply_content`.
+        visibility: a `Visibility` without pairs. If it is causal, a position
+            sees no further than to itself, in row-major order.
+        reach: as in `apply_content`.
+
+    Returns:
+        `RunningSums` of the positions.
+    """
+    sums = start_sums(keys, values, normalization, visibility.padding)
+    *earlier, last = range(1, len(keys.shape) - 3)
+    if reach == 0:
+        return sums
+    if not visibility.causal:
+        for axis in (*earlier, last):
+            sums = slide_sums(sums, axis, reach, reach)
+        return sums
+    # What is before a position lies before it on the last axis, or anywhere
+    # within reach there and before it on the axis before that, and so on.
+    seen = slide_sums(sums, last, reach, 0)
+    for axis in reversed(earlier):
+        sums = slide_sums(sums, axis + 1, reach, reach)
+        seen = merge_sums(slide_sums(sums, axis, reach, -1), seen)
+    return seen
 
 
 def slide_sums(sums, axis, before, after):
@@ -118,53 +276,38 @@ def slide_sums(sums, axis, before, after):
 
     Args:
         sums: `RunningSums` of the positions.
-        axis: axis of the positions, of known size.
+        axis: axis of the positions.
         before: number of positions in the window before the position.
-        after: number of positions in the window after the position.
+        after: number of positions in the window after the position; -1 for a
+            window without the position itself.
 
     Returns:
         `RunningSums` of the same shapes.
     """
-    length = sums.peaks.shape[axis]
+    _, *grid, _ = shape = ops.shape(sums.lambdas)[:-1]
+    length, inner = shape[axis], math.prod(shape[axis + 1 :])
     window = before + 1 + after
+    # Other axes stand in the batch or beside the columns: TensorFlow Lite
+    # neither pads nor slices a volume with two axes more.
+    doubled = _pad_sums(
+        _reshape_sums(sums, (length, inner)), before, max(after, 0)
+    )
     # `doubled` at i holds the 2^bit positions from i, `merged` at i all those
     # of the bits so far.
-    doubled = _pad_sums(sums, axis, before, after)
     merged, width = None, 0
     for bit in range(window.bit_length()):
         size = 2**bit
         if window & size:
-            part = _slice_sums(doubled, axis, width, None)
+            part = _slice_sums(doubled, width, None)
             if merged is not None:
-                count = part.peaks.shape[axis]
-                part = merge_sums(_slice_sums(merged, axis, 0, count), part)
+                count = ops.shape(part.peaks)[1]
+                part = merge_sums(_slice_sums(merged, 0, count), part)
             merged, width = part, width + size
         if 2 * size <= window:
             doubled = merge_sums(
-                _slice_sums(doubled, axis, 0, -size),
-                _slice_sums(doubled, axis, size, None),
+                _slice_sums(doubled, 0, -size), _slice_sums(doubled, size, None)
             )
-    return _slice_sums(merged, axis, 0, length)
-
-
-def finish_sums(sums, normalization, depths):
-    """Makes content lambdas of running sums.
-
-    Args:
-        sums: `RunningSums`.
-        normalization: as in `compute_content_lambda`.
-        depths: `(g, u, k)`.
-
-    Returns:
-        `(b, n, g, k, v)`, the positions flattened. A lambda of no positions
-        is zero.
-    """
-    lambdas = sums.lambdas * invert_totals(sums.totals, normalization)
-    batch_size, *grid, _, value_dim = ops.shape(lambdas)
-    positions = math.prod(grid)
-    lambdas = ops.reshape(lambdas, (batch_size * positions, *depths, value_dim))
-    lambdas = ops.sum(lambdas, axis=2)
-    return ops.reshape(lambdas, (batch_size, positions, *lambdas.shape[1:]))
+    return _reshape_sums(_slice_sums(merged, 0, length), (*grid, shape[-1]))
 
 
 def apply_causal_content(
@@ -179,7 +322,7 @@ def apply_causal_content(
         queries: `(b, n, g, j, k)`, `n` known.
         keys: `(b, n, g, u, k)`.
         values: `(b, n, g, u, v)`.
-        normalization: as in `compute_content_lambda`.
+        normalization: as in `apply_content`.
         visible: bools, `(b, n)`. The other positions are seen by none.
         block_size: number of positions in a block.
 
@@ -217,7 +360,7 @@ def _sum_earlier_blocks(keys, values, normalization, visible, blocks):
     seen = visible[:, :, None, None, None]
     if normalization == "softmax":
         keys = ops.where(seen, keys, LOWEST)
-        peaks = ops.stop_gradient(ops.max(keys, axis=1, keepdims=True))
+        peaks = find_peaks(keys, axis=1)
         weights = ops.where(seen, ops.exp(keys - peaks), 0.0)
         totals = ops.sum(weights, axis=1)
     else:
@@ -225,15 +368,29 @@ def _sum_earlier_blocks(keys, values, normalization, visible, blocks):
         totals = ops.sum(weights * weights, axis=1)
         peaks = ops.zeros_like(totals)
     lambdas = ops.einsum("bmguk,bmguv->bgukv", weights, values)
-    shape = (-1, blocks, columns)
-    sums = RunningSums(
-        ops.reshape(peaks, (*shape, 1)),
-        ops.reshape(totals, (*shape, 1)),
-        ops.reshape(lambdas, (*shape, values.shape[-1])),
-    )
-    sums = accumulate_sums(sums, axis=1)
-    sums = _slice_sums(_pad_sums(sums, 1, 1, 0), 1, 0, blocks)
-    return RunningSums(*(ops.reshape(t, (-1, 1, *t.shape[2:])) for t in sums))
+    sums = _reshape_sums(RunningSums(peaks, totals, lambdas), (blocks, columns))
+    sums = accumulate_sums(sums)
+    sums = _slice_sums(_pad_sums(sums, 1, 0), 0, blocks)
+    return _reshape_sums(sums, (1, columns))
+
+
+def accumulate_sums(sums):
+    """Merges, at each position, the sums of all up to it.
+
+    Args:
+        sums: `RunningSums` `(b, n, ...)`, `n` known.
+
+    Returns:
+        `RunningSums` of the same shapes.
+    """
+    length = sums.peaks.shape[1]
+    step = 1
+    while step < length:
+        # Each position holds the sums of `step` positions, or of all up to it.
+        shifted = _slice_sums(_pad_sums(sums, step, 0), 0, length)
+        sums = merge_sums(shifted, sums)
+        step *= 2
+    return sums
 
 
 def _apply_block(queries, keys, values, normalization, visible, past):
@@ -246,7 +403,7 @@ def _apply_block(queries, keys, values, normalization, visible, past):
     past_peaks, past_totals = past.peaks[..., 0], past.totals[..., 0]
     if normalization == "softmax":
         keys = ops.where(seen, keys, LOWEST)
-        peaks = ops.maximum(ops.max(keys, axis=2), past_peaks)
+        peaks = ops.maximum(find_peaks(keys, axis=2)[:, :, 0], past_peaks)
         # The result does not depend on the peaks, so neither does a gradient.
         peaks = ops.stop_gradient(peaks)  # (b, n, c)
         weights = ops.exp(keys - peaks[:, :, None])
@@ -263,27 +420,24 @@ def _apply_block(queries, keys, values, normalization, visible, past):
     weights = ops.einsum("bngjk,bnmguk->bgnjmu", queries, weights)
     past_lambdas = ops.reshape(past.lambdas, (-1, *depths, values.shape[-1]))
     past_scale = ops.reshape(scale * past_scale, (-1, block_size, *depths))
-    return apply_weights(weights, values) + ops.einsum(
+    return ops.einsum("bgnjmu,bmguv->bngjv", weights, values) + ops.einsum(
         "bngjk,bnguk,bgukv->bngjv", queries, past_scale, past_lambdas
     )
 
 
-def apply_lambdas(queries, lambdas):
-    """Applies each query's own lambda.
-
-    Args:
-        queries: `(b, ..., g, j, k)`.
-        lambdas: `(b, ..., g, k, v)`.
-
-    Returns:
-        `(b, ..., g, j, v)`.
-    """
-    return ops.matmul(queries, lambdas)
+def _reshape_sums(sums, shape):
+    """Reshapes the axes between the batch and the last one."""
+    value_dim = sums.lambdas.shape[-1]
+    return RunningSums(
+        ops.reshape(sums.peaks, (-1, *shape, 1)),
+        ops.reshape(sums.totals, (-1, *shape, 1)),
+        ops.reshape(sums.lambdas, (-1, *shape, value_dim)),
+    )
 
 
-def _pad_sums(sums, axis, before, after):
-    padding = [(0, 0)] * len(sums.peaks.shape)
-    padding[axis] = (before, after)
+def _pad_sums(sums, before, after):
+    """Adds sums of nothing at either end of the second axis."""
+    padding = [(0, 0), (before, after), (0, 0), (0, 0)]
     return RunningSums(
         ops.pad(sums.peaks, padding, constant_values=LOWEST),
         ops.pad(sums.totals, padding),
@@ -291,6 +445,6 @@ def _pad_sums(sums, axis, before, after):
     )
 
 
-def _slice_sums(sums, axis, start, stop):
-    index = (slice(None),) * axis + (slice(start, stop),)
-    return RunningSums(*(tensor[index] for tensor in sums))
+def _slice_sums(sums, start, stop):
+    """Slices the second axis."""
+    return RunningSums(*(tensor[:, start:stop] for tensor in sums))

@@ -2,14 +2,14 @@
 
 Axis key, for the einsum strings and the shape comments of this package:
 
-    b  batch                    g  lambdas a position (1: multi-query)
+    b  batch                    g  lambdas per position (1: multi-query)
     n  query positions          j  queries that share one lambda
     m  context positions        k  key depth
     u  intra-depth              v  value depth
 
 There are `h = g j` heads, and `g v j` output channels. Positions are flattened
 in row-major order. A grid is a tuple of sizes, such as `(height, width)`, of
-any rank. `contraction/` has the position lambdas that nothing hides.
+any rank. `contraction/` has the position lambdas that no mask of pairs hides.
 
 Reference:
     - [Bello, 2021](https://arxiv.org/abs/2102.08602), sections 3 and B
@@ -63,8 +63,8 @@ def compute_content_lambda(keys, values, normalization, visible=None):
         visible: bools, `(b, m)`. The other positions have no part.
 
     Returns:
-        One lambda an example and group, `(b, g, k, v)`. Zero where nothing is
-        visible.
+        One lambda per example and group, `(b, g, k, v)`. Zero where nothing
+        is visible.
     """
     if visible is not None:
         visible = visible[:, :, None, None, None]
@@ -78,7 +78,7 @@ def compute_content_lambda(keys, values, normalization, visible=None):
 
 
 def apply_content_lambda(queries, content_lambda):
-    """Applies one lambda an example to every query of that example.
+    """Applies one lambda per example to every query of that example.
 
     Args:
         queries: `(b, n, g, j, k)`.
@@ -114,56 +114,109 @@ def invert_totals(totals, normalization):
 
 
 def compute_content_weights(queries, keys, visible, normalization):
-    """Computes how much of each value a query takes for its content.
+    """Computes how much of each value each query takes for its content.
 
     Every query normalizes the keys over the positions that it sees. Time and
-    memory grow with n m k: for masks that have no structure.
+    memory grow with n m k: for masks that have no structure. One group at a
+    time, because TensorFlow Lite slices no more than five axes.
 
     Args:
-        queries: `(b, n, g, j, k)`.
-        keys: `(b, m, g, u, k)`.
+        queries: `(b, n, j, k)`, those of a group.
+        keys: `(b, m, u, k)`, those of the group.
         visible: bools, `(b, n, m)`, where `b` and `n` may be 1.
         normalization: as in `compute_content_lambda`.
 
     Returns:
-        `(b, g, n, j, m, u)`.
+        `(b, n, j, m, u)`.
     """
-    visible = visible[:, :, :, None, None, None]
-    keys = _normalize_keys(keys[:, None], normalization, visible, axis=2)
+    visible = ops.expand_dims(visible, (3, 4))
+    keys = ops.expand_dims(keys, 1)
+    keys, totals = _weigh_keys(keys, normalization, visible, axis=2)
+    keys = keys * invert_totals(totals, normalization)
     if keys.shape[1] == 1:
-        return ops.einsum("bngjk,bmguk->bgnjmu", queries, keys[:, 0])
-    return ops.einsum("bngjk,bnmguk->bgnjmu", queries, keys)
+        return ops.einsum("bnjk,bmuk->bnjmu", queries, keys[:, 0])
+    return ops.einsum("bnjk,bnmuk->bnjmu", queries, keys)
 
 
-def compute_position_weights(queries, embeddings):
-    """Computes how much of each value a query takes for its position.
+def compute_position_weights(queries, embeddings, visible=None):
+    """Computes how much of each value each query takes for its position.
 
     Args:
-        queries: `(b, n, g, j, k)`.
-        embeddings: `(n, m, g, u, k)`.
+        queries: `(b, n, j, k)`, those of a group.
+        embeddings: `(n, m, u, k)`, those of the group.
+        visible: bools, `(b, n, m)`. The other weights are zero.
 
     Returns:
-        `(b, g, n, j, m, u)`.
+        `(b, n, j, m, u)`.
     """
-    return ops.einsum("bngjk,nmguk->bgnjmu", queries, embeddings)
+    weights = ops.einsum("bnjk,nmuk->bnjmu", queries, embeddings)
+    if visible is None:
+        return weights
+    return ops.where(ops.expand_dims(visible, (2, 4)), weights, 0.0)
 
 
 def apply_weights(weights, values):
-    """Sums the values with a weight for each query.
+    """Sums the values with the weights of each query.
 
     Args:
-        weights: `(b, g, n, j, m, u)`.
+        weights: `(b, n, j, m, u)`, those of a group.
+        values: `(b, m, u, v)`, those of the group.
+
+    Returns:
+        `(b, n, j, v)`.
+    """
+    return ops.einsum("bnjmu,bmuv->bnjv", weights, values)
+
+
+def apply_embeddings(queries, values, embeddings, visible=None):
+    """Applies position lambdas made of an embedding of each pair.
+
+    Time and memory grow with n m, one group after the other.
+
+    Args:
+        queries: `(b, n, g, j, k)`.
         values: `(b, m, g, u, v)`.
+        embeddings: `(n, m, g, u, k)`.
+        visible: bools, `(b, n, m)`. The other pairs do not interact.
 
     Returns:
         `(b, n, g, j, v)`.
     """
-    return ops.einsum("bgnjmu,bmguv->bngjv", weights, values)
+
+    def apply_group(queries, values, embeddings):
+        weights = compute_position_weights(queries, embeddings, visible)
+        return apply_weights(weights, values)
+
+    return map_groups(apply_group, queries, values, embeddings)
 
 
-def _normalize_keys(keys, normalization, visible, axis):
-    keys, totals = _weigh_keys(keys, normalization, visible, axis)
-    return keys * invert_totals(totals, normalization)
+def map_groups(function, *tensors):
+    """Applies a function to each group by itself.
+
+    Args:
+        function: takes what is left of the tensors without their groups, and
+            returns a tensor `(b, n, ...)`.
+        *tensors: tensors with the groups on the third axis.
+
+    Returns:
+        `(b, n, g, ...)`.
+    """
+    groups = range(tensors[0].shape[2])
+    return ops.stack(
+        [
+            function(*(tensor[:, :, group] for tensor in tensors))
+            for group in groups
+        ],
+        axis=2,
+    )
+
+
+def find_peaks(keys, axis):
+    """Returns the largest keys over an axis, which stays, without gradient."""
+    if keys.shape[0] == 0:
+        # Eager Keras refuses to search nothing for its maximum.
+        return ops.sum(keys, axis=axis, keepdims=True)
+    return ops.stop_gradient(ops.max(keys, axis=axis, keepdims=True))
 
 
 def _weigh_keys(keys, normalization, visible, axis):
@@ -173,8 +226,7 @@ def _weigh_keys(keys, normalization, visible, axis):
         # of an axis of size 1, which a grid of one position has.
         if visible is not None:
             keys = ops.where(visible, keys, LOWEST)
-        peaks = ops.stop_gradient(ops.max(keys, axis=axis, keepdims=True))
-        keys = ops.exp(keys - peaks)
+        keys = ops.exp(keys - find_peaks(keys, axis))
     if visible is not None:
         keys = ops.where(visible, keys, 0.0)
     totals = keys if normalization == "softmax" else keys * keys

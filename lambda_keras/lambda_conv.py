@@ -152,6 +152,15 @@ class LambdaConv(BaseLambda):
         self.use_bias = use_bias
 
     def build(self, inputs_shape, context_shape=None):
+        if self.local_content and len(context_shape or inputs_shape) != len(
+            inputs_shape
+        ):
+            raise ValueError(
+                "`local_content` needs a context with as many axes as the "
+                "inputs, because a query sees what is near on each of them. "
+                f"Received: inputs of shape {tuple(inputs_shape)} and a "
+                f"context of shape {tuple(context_shape)}"
+            )
         super().build(inputs_shape, context_shape)
         if self.use_bias:
             self.bias = self.add_weight(
@@ -161,17 +170,6 @@ class LambdaConv(BaseLambda):
                 # Lambdas are summed in float32 also under mixed precision.
                 autocast=False,
             )
-
-    def step(self, inputs, state):
-        outputs, state = super().step(inputs, state)
-        if self.use_bias:
-            queries = self._project_queries(
-                ops.expand_dims(inputs, 1), None, False
-            )
-            biases = ops.repeat(self._apply_bias(queries), self.value_dim, -1)
-            biases = ops.reshape(biases, (-1, self.filters))
-            outputs = self._cast_outputs(outputs + biases)
-        return outputs, state
 
     def count_offsets(self, query_grid, context_grid):
         return [self.scope_size] * len(query_grid)
@@ -195,15 +193,13 @@ class LambdaConv(BaseLambda):
                 f"Received: grids {tuple(query_grid)} and {tuple(context_grid)}"
             )
 
-    def _apply_positions(self, queries, values, visibility):
-        outputs = super()._apply_positions(queries, values, visibility)
-        return outputs + self._apply_bias(queries) if self.use_bias else outputs
-
-    def _apply_bias(self, queries):
-        """Applies the part of the position lambdas that all queries share."""
+    def add_bias(self, outputs, queries):
+        if not self.use_bias:
+            return outputs
         queries = flatten_grid(queries)
         bias = ops.cast(self.bias, queries.dtype)
-        return ops.einsum("bngjk,gk->bngj", queries, bias)[..., None]
+        biases = ops.einsum("bngjk,gk->bngj", queries, bias)
+        return outputs + biases[..., None]
 
     def get_config(self):
         return {

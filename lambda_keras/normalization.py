@@ -4,6 +4,38 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="lambda_keras")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Normalizes over the batch, and learns nothing of one without examples.
+
+    Keras's own takes the mean of nothing there, which is not a number, and
+    neither are the moving statistics and the gradients from then on. A device
+    gets such a batch where the last one of an epoch does not suffice for all.
+    """
+
+    def _moments(self, inputs, mask):
+        mean, variance = super()._moments(inputs, mask)
+        if self.synchronized or (mask is None and inputs.shape[0]):
+            # Where devices take their mean together, others have examples.
+            return mean, variance
+        count = ops.size(inputs) if mask is None else ops.sum(mask)
+        is_empty = ops.equal(count, 0)
+        return (
+            ops.where(is_empty, self.moving_mean, mean),
+            ops.where(is_empty, self.moving_variance, variance),
+        )
+
+
+class Untracked:
+    """Holds a layer that Keras must not count among those of its owner.
+
+    One that is only copied is never built, and `model.quantize` fails there.
+    """
+
+    def __init__(self, value):
+        self.value = value
+
+
 def standardize_normalization(normalization):
     """Checks a `normalization` argument.
 
@@ -54,21 +86,22 @@ def make_normalization(
     if normalization is None:
         return keras.layers.Identity(name=name, dtype=dtype)
     if normalization == "batch":
-        normalization = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5
-        )
+        normalization = BatchNormalization(momentum=0.9, epsilon=1e-5)
     config = {**normalization.get_config(), "name": name}
     if dtype is not None:
         config["dtype"] = dtype
     if gamma_initializer is not None:
         config["gamma_initializer"] = gamma_initializer
-    return type(normalization).from_config(config)
+    made = type(normalization)
+    if made is keras.layers.BatchNormalization:
+        made = BatchNormalization
+    return made.from_config(config)
 
 
 def has_affine(normalization):
     """Whether inference is a scale and a shift of the last axis."""
-    is_known = type(normalization) is keras.layers.BatchNormalization
-    return is_known and normalization.axis == -1
+    known = (keras.layers.BatchNormalization, BatchNormalization)
+    return type(normalization) in known and normalization.axis == -1
 
 
 def find_affine(normalization, dtype):

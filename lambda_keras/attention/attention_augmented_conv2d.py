@@ -8,10 +8,11 @@ from keras import ops
 from lambda_keras.attention.relative_self_attention import RelativeSelfAttention
 from lambda_keras.checks import check_image_shape
 from lambda_keras.checks import check_positive_integers
+from lambda_keras.quantization import KeepsQuantization
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
-class AttentionAugmentedConv2D(keras.layers.Layer):
+class AttentionAugmentedConv2D(KeepsQuantization, keras.layers.Layer):
     """Concatenates the channels of a convolution with those of attention.
 
     The attention is a `RelativeSelfAttention` on the same inputs, followed by
@@ -110,7 +111,16 @@ class AttentionAugmentedConv2D(keras.layers.Layer):
 
     def call(self, inputs):
         attended = self.projection(self.attention(inputs))
-        outputs = ops.concatenate([self.convolution(inputs), attended], axis=-1)
+        # In rows, because TensorFlow's convolution of no examples has as many
+        # channels as its inputs, and drops a reshape that changes nothing else.
+        rows = [
+            ops.reshape(
+                self.convolution(inputs), (-1, self.convolution.filters)
+            ),
+            ops.reshape(attended, (-1, attended.shape[-1])),
+        ]
+        outputs = ops.concatenate(rows, axis=-1)
+        outputs = ops.reshape(outputs, (-1, *inputs.shape[1:-1], self.filters))
         # On PyTorch a projection in float64 returns float32.
         return ops.cast(outputs, self.compute_dtype)
 

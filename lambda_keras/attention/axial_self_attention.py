@@ -6,10 +6,11 @@ from keras import ops
 from lambda_keras.attention.relative_self_attention import RelativeSelfAttention
 from lambda_keras.checks import check_image_shape
 from lambda_keras.checks import check_positive_integers
+from lambda_keras.quantization import KeepsQuantization
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
-class AxialSelfAttention(keras.layers.Layer):
+class AxialSelfAttention(KeepsQuantization, keras.layers.Layer):
     """Attends along the columns of an image, then along its rows.
 
     Two `RelativeSelfAttention` layers of one axis each, with projections of

@@ -16,6 +16,7 @@ from keras import ops
 
 from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_positive_integers
+from lambda_keras.quantization import KeepsQuantization
 
 # Below any score, and still finite: differences of infinities are not numbers.
 _LOWEST = -1e30
@@ -92,7 +93,7 @@ def normalize_scores(scores, axis):
     return ops.softmax(scores, axis=axis)
 
 
-class BaseAttention(keras.layers.Layer):
+class BaseAttention(KeepsQuantization, keras.layers.Layer):
     """Projects its inputs to the queries, keys and values of several heads.
 
     Without biases and without a projection of the outputs: in a bottleneck a

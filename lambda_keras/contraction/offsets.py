@@ -4,7 +4,6 @@ A query at position `x` of its axis and a context position `y` of the same axis
 have the offset `y * strides.context - x * strides.query`.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -188,55 +187,3 @@ def find_bands(scope, center, block_rows, context_rows, strides, blocks):
         offset = center + start * strides.context - last_query
         bands.append(Band(offset, start, end - start))
     return bands
-
-
-def find_causal_offsets(scopes):
-    """Marks the offsets that point at the query itself or before it.
-
-    Args:
-        scopes: odd numbers of offsets, one per axis of the grid.
-
-    Returns:
-        NumPy bools of shape `scopes`, in row-major order of the positions.
-    """
-    centers = tuple(scope // 2 for scope in scopes)
-    before = [
-        index <= centers for index in itertools.product(*map(range, scopes))
-    ]
-    return np.reshape(before, scopes)
-
-
-def find_visible(query_grid, context_grid, *, causal, reach, strides):
-    """Marks which context positions a query sees by position alone.
-
-    Args:
-        query_grid: sizes of the grid of the queries.
-        context_grid: sizes of the grid of the context.
-        causal: whether a query sees only positions up to its own.
-        reach: how far a query sees on each axis, in units of the finer grid.
-            `None` for everywhere.
-        strides: steps of the two grids.
-
-    Returns:
-        Bools, `(1, n, m)`.
-    """
-    queries = _list_positions(query_grid)[:, None]  # (n, 1, rank)
-    contexts = _list_positions(context_grid)[None]  # (1, m, rank)
-    distances = ops.abs(queries * strides.query - contexts * strides.context)
-    visible = ops.all(distances >= 0, axis=-1)
-    if reach is not None:
-        visible = ops.all(distances <= reach, axis=-1)
-    if causal:
-        count, context_count = ops.shape(visible)
-        numbers = ops.arange(count, dtype="int32")[:, None]
-        visible = visible & (
-            numbers >= ops.arange(context_count, dtype="int32")
-        )
-    return visible[None]
-
-
-def _list_positions(grid):
-    axes = ops.meshgrid(
-        *(ops.arange(size, dtype="int32") for size in grid), indexing="ij"
-    )
-    return ops.stack([ops.reshape(axis, (-1,)) for axis in axes], axis=-1)

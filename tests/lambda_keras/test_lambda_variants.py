@@ -295,6 +295,44 @@ def test_context_without_relation_matches_reference():
     )
 
 
+@all_key_normalizations
+def test_mask_of_pairs_with_a_context_of_another_rank_matches_reference(
+    key_normalization,
+):
+    layer = make_layer(
+        use_position=False,
+        key_normalization=key_normalization,
+        num_key_value_heads=2,
+        intra_depth=3,
+    )
+    inputs = make_inputs((5, 3))
+    context = np.random.default_rng(5).normal(size=(2, 17, 11))
+    context = context.astype("float32")
+    pairs, padding = make_mask((2, 5, 3, 17)), make_mask((2, 17), seed=4)
+    layer.build(inputs.shape, context.shape)
+    reference.randomize_weights(layer)
+    assert_close(
+        layer(inputs, context, mask=pairs, context_mask=padding),
+        reference.call_layer(
+            layer, inputs, context, pairs=pairs, padding=padding
+        ),
+    )
+
+
+def test_local_content_of_a_context_of_another_step_matches_reference():
+    """Grids of one size, of which one covers twice the ground."""
+    layer = make_layer(
+        scope_size=5, local_content=True, use_position=False, context_scale=2
+    )
+    inputs = make_inputs((7,))
+    context = make_inputs((7,), seed=5)
+    layer.build(inputs.shape, context.shape)
+    reference.randomize_weights(layer)
+    assert_close(
+        layer(inputs, context), reference.call_layer(layer, inputs, context)
+    )
+
+
 def test_masks_of_keras_reach_the_layer_and_go_on():
     tokens = np.array([[3, 1, 4, 1, 5, 0, 0], [2, 7, 1, 0, 0, 0, 0]])
     embedded = keras.layers.Embedding(
@@ -366,6 +404,33 @@ def test_steps_give_the_outputs_of_the_causal_call(
         outputs, state = layer.step(inputs[:, position], state)
         assert [tuple(tensor.shape) for tensor in state] == shapes
         assert_close(outputs, expected[:, position])
+
+
+@all_layers
+def test_steps_in_a_loop_of_keras_keep_the_named_state(arguments):
+    layer = make_layer(**arguments)
+    build_layer(layer, (19,))
+    inputs = make_inputs((19,))
+    state = layer.get_initial_state(batch_size=2)
+
+    def step(position, _, state):
+        outputs, state = layer.step(
+            keras.ops.take(inputs, position, axis=1), state
+        )
+        return position + 1, outputs, state
+
+    expected = layer(inputs, use_causal_mask=True)
+    _, outputs, last = keras.ops.while_loop(
+        lambda position, *_: position < 19,
+        step,
+        (keras.ops.zeros((), "int32"), keras.ops.zeros((2, FILTERS)), state),
+    )
+    assert type(last) is type(state)
+    assert state._fields == ("peaks", "totals", "lambdas", "keys", "values")
+    assert_close(outputs, expected[:, -1])
+    # Those who rebuild the structure may hand over a plain tuple.
+    outputs, _ = layer.step(inputs[:, 0], tuple(state))
+    assert_close(outputs, expected[:, 0])
 
 
 def test_shared_embeddings_are_stored_once_and_stay_shared(tmp_path):
@@ -502,6 +567,20 @@ def test_any_shape_and_mask_matches_reference(data):
             r"`mask` must have the shape.*\(2, 5, 3, 5\)",
         ),
         (
+            lambda: make_layer(use_position=False)(
+                make_inputs((5, 3)),
+                make_inputs((17,)),
+                mask=np.ones((2, 5, 3, 17, 1)),
+            ),
+            r"`mask` must have the shape.*\(2, 5, 3, 17, 1\).*\(2, 17, 7\)",
+        ),
+        (
+            lambda: make_layer(
+                scope_size=3, local_content=True, use_position=False
+            )(make_inputs((5, 3)), make_inputs((17,))),
+            r"`local_content` needs.*\(2, 5, 3, 7\).*\(2, 17, 7\)",
+        ),
+        (
             lambda: make_layer(key_normalization="l1"),
             r"`key_normalization` must be.*'l1'",
         ),
@@ -532,6 +611,8 @@ def test_any_shape_and_mask_matches_reference(data):
         "fractional_scale",
         "causal_context",
         "mask_shape",
+        "mask_shape_of_another_rank",
+        "local_content_of_another_rank",
         "key_normalization",
         "groups",
         "no_part",

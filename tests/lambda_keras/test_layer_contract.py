@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lambda_keras
+from lambda_keras.normalization import make_normalization
 from tests.support import reference
 from tests.support.layer_cases import LAYER_CASES
 from tests.support.layer_cases import all_cases
@@ -88,18 +89,46 @@ def test_compute_output_shape_is_the_shape(case):
     assert case.make_model().output_shape == (None, *shape[1:])
 
 
+def train_on(model, inputs, targets):
+    """Takes a step on a batch of which the graph does not know the size."""
+    batches = (batch for batch in [(tuple(inputs), targets)])
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+
+
 @all_cases
-def test_every_weight_learns(case):
+def test_every_weight_learns_from_examples_and_nothing_without(case):
     model = case.make_model()
     before = model.get_weights()
     model.compile(keras.optimizers.SGD(1.0), loss="mse")
     inputs = case.make_inputs()
     targets = np.random.default_rng(1).normal(size=model(inputs).shape)
-    model.train_on_batch(inputs, targets)
-    for weight, old in zip(model.weights, before, strict=True):
-        change = keras.ops.convert_to_numpy(weight) - old
-        assert np.all(np.isfinite(change)), weight.path
-        assert np.abs(change).max() > 1e-5, weight.path
+    train_on(model, inputs, targets)
+    after = model.get_weights()
+    for weight, old, new in zip(model.weights, before, after, strict=True):
+        assert np.all(np.isfinite(new)), weight.path
+        assert np.abs(new - old).max() > 1e-5, weight.path
+    train_on(model, [tensor[:0] for tensor in inputs], targets[:0])
+    for weight, old in zip(model.weights, after, strict=True):
+        new = keras.ops.convert_to_numpy(weight)
+        np.testing.assert_allclose(new, old, rtol=1e-6, err_msg=weight.path)
+
+
+@all_cases
+def test_no_examples_give_no_rows(case):
+    model = case.make_model()
+    inputs = case.make_inputs()
+    empty = [tensor[:0] for tensor in inputs]
+    for training in (False, True):
+        outputs = model(empty, training=training)
+        assert tuple(outputs.shape) == (0, *model.output_shape[1:])
+    # In a graph that does not know how many examples there are.
+    batches = ((tuple(batch),) for batch in [inputs, empty])
+    np.testing.assert_allclose(
+        model.predict(batches, steps=2, verbose=0),
+        predict(model, inputs),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @all_cases
@@ -119,6 +148,56 @@ def test_mixed_precision_is_close_to_float32(case, precision, tolerance):
     np.testing.assert_allclose(
         outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max()
     )
+
+
+def test_batch_norm_of_a_layer_or_network_ignores_masked_out_batches():
+    """A batch of which every position is hidden holds no examples either."""
+    norm = make_normalization("batch", name="norm")
+    inputs = np.random.default_rng(3).normal(size=(2, 5, 7)).astype("float32")
+    norm(inputs, training=True)
+    before = norm.get_weights()
+    hidden = keras.ops.zeros((2, 5), "bool")
+    outputs = norm(inputs, training=True, mask=hidden)
+    for new, old in zip(norm.get_weights(), before, strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-6)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(outputs),
+        keras.ops.convert_to_numpy(norm(inputs, training=False)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+# Keras warns of each layer that stays as it is, such as the input.
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.parametrize(
+    "name",
+    ["layer_context", "conv_bias", "conv_template", "axial", "augmented"],
+)
+def test_quantized_layer_is_close_and_loads_again(name, tmp_path):
+    template = keras.layers.LayerNormalization(epsilon=0.25)
+    case = LAYER_CASES.get(name) or LAYER_CASES["conv_image"]
+    arguments = {"normalization": template} if name == "conv_template" else {}
+    model = case.make_model(**arguments)
+    inputs = case.make_inputs()
+    expected = predict(model, inputs)
+    model.quantize("int8")
+    outputs = predict(model, inputs)
+    error = np.abs(outputs - expected).max() / np.abs(expected).max()
+    # Not zero: something was quantized.
+    assert 1e-4 < error < 5e-2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        predict(loaded, inputs), outputs, rtol=1e-6, atol=1e-6
+    )
+    kinds = [
+        {keras.backend.standardize_dtype(w.dtype) for w in m.weights}
+        for m in (model, loaded)
+    ]
+    assert kinds[0] == kinds[1] == {"int8", "float32"}
+    if arguments:
+        assert loaded.get_layer("subject").normalization.epsilon == 0.25
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,9 @@ def resize_position_embeddings(table, scopes, method="extend"):
         table: array, `(scope_1, ..., groups, intra_depth, key_dim)` of a
             lambda layer, or `(scope, depth)`, one axis of an attention layer.
             The scopes are odd; the middle of each axis is the offset 0.
-        scopes: odd numbers of offsets that are wanted, one an axis: `2 * size
-            - 1` for the `LambdaLayer` or `RelativeSelfAttention` of a grid.
+        scopes: odd numbers of offsets that are wanted, one per axis:
+            `2 * size - 1` for the `LambdaLayer` or `RelativeSelfAttention` of
+            a grid.
         method: `"extend"` keeps each offset that exists in both, in pixels,
             and gives those beyond the learned ones the value of the nearest.
             `"interpolate"` stretches the table over the new scopes, so that an
@@ -110,7 +111,7 @@ def resize_position_embeddings(table, scopes, method="extend"):
 
 
 def find_scopes(table_shape):
-    """Returns the numbers of offsets of a table, one an axis of the grid."""
+    """Returns the numbers of offsets of a table, one per axis of the grid."""
     is_of_attention = len(table_shape) == 2
     return tuple(table_shape[: -1 if is_of_attention else -3])
 

@@ -1,8 +1,6 @@
 """What LambdaLayer and LambdaConv share: projections, norms, masks, content."""
 
 import math
-from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,19 +12,21 @@ from lambda_keras.checks import check_divisible
 from lambda_keras.checks import check_input_shape
 from lambda_keras.checks import check_positive_integers
 from lambda_keras.checks import check_relation
-from lambda_keras.content import RunningSums
+from lambda_keras.content import SequenceState
 from lambda_keras.content import apply_content
 from lambda_keras.content import compute_content_weights
+from lambda_keras.content import push_step
+from lambda_keras.content import start_sequence
 from lambda_keras.content import step_content
 from lambda_keras.contraction import offsets
 from lambda_keras.contraction.orders import ORDERS
 from lambda_keras.contraction.orders import contract_position_lambdas
 from lambda_keras.functional import find_sizes
 from lambda_keras.functional import flatten_grid
+from lambda_keras.functional import widen_dtype
 from lambda_keras.normalization import Untracked
-from lambda_keras.normalization import find_affine
-from lambda_keras.normalization import has_affine
 from lambda_keras.normalization import make_normalization
+from lambda_keras.normalization import project_normalized
 from lambda_keras.normalization import standardize_normalization
 from lambda_keras.position_embeddings import PositionEmbeddings
 from lambda_keras.position_embeddings import deserialize_embeddings
@@ -37,28 +37,6 @@ from lambda_keras.visibility import find_causal_offsets
 from lambda_keras.visibility import flatten_mask
 from lambda_keras.visibility import hide_values
 from lambda_keras.visibility import tell_masks_apart
-
-
-class SequenceState(NamedTuple):
-    """What a step of a sequence needs to know of those before it.
-
-    The first three are the `RunningSums` of the content, the others the keys
-    and the values that are still within reach, the newest last. Their size
-    does not grow with the steps.
-
-    Attributes:
-        peaks: `(batch_size, 1, columns, 1)`.
-        totals: `(batch_size, 1, columns, 1)`.
-        lambdas: `(batch_size, 1, columns, value_dim)`.
-        keys: `(batch_size, window, groups, intra_depth, key_dim)`.
-        values: `(batch_size, window, groups, intra_depth, value_dim)`.
-    """
-
-    peaks: Any
-    totals: Any
-    lambdas: Any
-    keys: Any
-    values: Any
 
 
 class BaseLambda(KeepsQuantization, keras.layers.Layer):
@@ -168,9 +146,7 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
                 self,
                 (
                     *self.count_offsets(query_grid, context_grid),
-                    self.num_key_value_heads,
-                    self.intra_depth,
-                    self.key_dim,
+                    *self._depths(),
                 ),
             )
         # Bello, 2021, section 3: attention's scale of 1/sqrt(key_dim) stands
@@ -346,22 +322,11 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
                 "(batch_size, length, channels), takes them step by step. "
                 f"Received: a layer built on the grid {self._grid}"
             )
-        groups = (self.num_key_value_heads, self.intra_depth)
-        depths = (*groups, self.key_dim)
-        columns = math.prod(depths)
-        key_window = 0 if self.content_reach() is None else self._window()
-        # Keys before the first step weigh nothing.
-        empty = functional.LOWEST if self.key_normalization == "softmax" else 0
-
-        def fill(value, *shape):
-            return ops.full((batch_size, *shape), value, self._lambda_dtype())
-
-        return SequenceState(
-            fill(functional.LOWEST, 1, columns, 1),
-            fill(0, 1, columns, 1),
-            fill(0, 1, columns, self.value_dim),
-            fill(empty, key_window, *depths),
-            fill(0, self._window(), *groups, self.value_dim),
+        return start_sequence(
+            (batch_size, self._window(), *self._depths(), self.value_dim),
+            self.key_normalization,
+            self.content_reach(),
+            widen_dtype(self.compute_dtype),
         )
 
     def step(self, inputs, state):
@@ -378,19 +343,16 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         Returns:
             Outputs `(batch_size, filters)` and the next state.
         """
-        *sums, past_keys, past_values = state
         inputs = ops.expand_dims(inputs, 1)
         queries = self._project_queries(inputs, None, False)
         keys, values = self._project_context(inputs, None, False)
-        past_values = _push(past_values, values)
+        state = push_step(SequenceState(*state), keys, values)
         outputs = 0.0
         if self.use_content:
-            past_keys = _push(past_keys, keys)
-            content_lambda, sums = step_content(
+            content_lambda, state = step_content(
+                state,
                 keys,
                 values,
-                (past_keys, past_values),
-                RunningSums(*sums),
                 self.key_normalization,
                 self.content_reach(),
             )
@@ -398,17 +360,16 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         if self.use_position:
             table = self._read_table(causal=False)[: self._window()]
             positions = functional.apply_embeddings(
-                queries, past_values, table[None]
+                queries, state.values, table[None]
             )
             outputs = outputs + self.add_bias(positions, queries)
         outputs = ops.reshape(outputs, (-1, self.filters))
-        state = SequenceState(*sums, past_keys, past_values)
         return self._cast_outputs(outputs), state
 
     def count_multiply_adds(self, inputs_shape, context_shape=None):
         """Counts the multiply-adds per example, as the paper defines them.
 
-        They are those of the projections, of the lambda of the content, of
+        Counted are those of the projections, of the lambda of the content, of
         the lambda of each position (for a `LambdaConv` a convolution, with the
         padding that it multiplies) and of the application of their sum to each
         query, in whichever order the layer computes them.
@@ -498,14 +459,14 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         )
 
     def _project_queries(self, inputs, mask, training):
-        queries = self._project(
+        queries = project_normalized(
             inputs, self.query, self.query_normalization, mask, training
         )
         shared = self.num_heads // self.num_key_value_heads
         return self._split(queries, (shared, self.key_dim))
 
     def _project_context(self, context, mask, training):
-        values = self._project(
+        values = project_normalized(
             context, self.value, self.value_normalization, mask, training
         )
         values = self._split(values, (self.intra_depth, self.value_dim))
@@ -514,33 +475,14 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         keys = self._split(self.key(context), (self.intra_depth, self.key_dim))
         return keys, values
 
-    def _project(self, inputs, projection, normalization, mask, training):
-        if not isinstance(normalization, keras.layers.BatchNormalization):
-            return normalization(projection(inputs), training=training)
-        folds = (
-            has_affine(normalization) and projection.quantization_mode is None
-        )
-        if training or not folds:
-            return normalization(
-                projection(inputs), training=training, mask=mask
-            )
-        dtype = self._lambda_dtype()
-        scale, shift = find_affine(normalization, dtype)
-        kernel = ops.cast(projection.kernel, dtype) * scale
-        inputs = ops.cast(inputs, self.compute_dtype)
-        outputs = ops.matmul(inputs, ops.cast(kernel, self.compute_dtype))
-        return outputs + ops.cast(shift, self.compute_dtype)
-
     def _split(self, tensor, depths):
         grid = ops.shape(tensor)[1:-1]
         groups = self.num_key_value_heads
         tensor = ops.reshape(tensor, (-1, *grid, groups, *depths))
-        return ops.cast(tensor, self._lambda_dtype())
+        return ops.cast(tensor, widen_dtype(self.compute_dtype))
 
-    def _lambda_dtype(self):
-        # Half precision holds neither a softmax over many positions nor a sum
-        # over them.
-        return "float64" if self.compute_dtype == "float64" else "float32"
+    def _depths(self):
+        return self.num_key_value_heads, self.intra_depth, self.key_dim
 
     def _cast_outputs(self, outputs):
         if self.compute_dtype == "float16":
@@ -569,7 +511,9 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         )
 
     def _read_table(self, causal):
-        table = ops.cast(self.position_embeddings.table, self._lambda_dtype())
+        table = ops.cast(
+            self.position_embeddings.table, widen_dtype(self.compute_dtype)
+        )
         if not causal:
             return table
         scopes = table.shape[:-3]
@@ -604,10 +548,3 @@ class BaseLambda(KeepsQuantization, keras.layers.Layer):
         if self.use_position:
             return self.position_embeddings.table.shape[0] // 2 + 1
         return 0 if self.content_reach() is None else self.content_reach() + 1
-
-
-def _push(past, newest):
-    """Drops the oldest position of the past for the newest."""
-    if past.shape[1] == 0:
-        return past
-    return ops.concatenate([past[:, 1:], newest], axis=1)

@@ -50,6 +50,27 @@ class RunningSums(NamedTuple):
     lambdas: Any
 
 
+class SequenceState(NamedTuple):
+    """What a step of a sequence needs to know of those before it.
+
+    Its size does not grow with the steps.
+
+    Attributes:
+        peaks: `RunningSums.peaks` of all steps, `(b, 1, c, 1)`.
+        totals: `RunningSums.totals`, `(b, 1, c, 1)`.
+        lambdas: `RunningSums.lambdas`, `(b, 1, c, v)`.
+        keys: those still within reach, the newest last, `(b, m, g, u, k)`.
+            None where content has no bounds.
+        values: those still within reach, `(b, m, g, u, v)`.
+    """
+
+    peaks: Any
+    totals: Any
+    lambdas: Any
+    keys: Any
+    values: Any
+
+
 def apply_content(
     queries, keys, values, normalization, visibility, reach, strides
 ):
@@ -139,28 +160,78 @@ def _find_visible(queries, keys, visibility, reach, strides):
     return find_visible(*grids, visibility, reach, strides)
 
 
-def step_content(keys, values, past, sums, normalization, reach):
+def start_sequence(sizes, normalization, reach, dtype):
+    """Makes the state before the first step of a causal sequence.
+
+    Args:
+        sizes: sizes of b, of the window of values that a step looks at, and
+            of g, u, k and v.
+        normalization: as in `apply_content`.
+        reach: as in `apply_content`.
+        dtype: dtype of the state.
+
+    Returns:
+        A `SequenceState`.
+    """
+    batch_size, window, groups, intra_depth, key_dim, value_dim = sizes
+    columns = groups * intra_depth * key_dim
+    key_window = 0 if reach is None else window
+    # Keys before the first step weigh nothing.
+    key = LOWEST if normalization == "softmax" else 0
+
+    def fill(value, *shape):
+        return ops.full((batch_size, *shape), value, dtype)
+
+    return SequenceState(
+        peaks=fill(LOWEST, 1, columns, 1),
+        totals=fill(0, 1, columns, 1),
+        lambdas=fill(0, 1, columns, value_dim),
+        keys=fill(key, key_window, groups, intra_depth, key_dim),
+        values=fill(0, window, groups, intra_depth, value_dim),
+    )
+
+
+def push_step(state, keys, values):
+    """Returns the state with the oldest keys and values gone for a step's.
+
+    Args:
+        state: a `SequenceState`.
+        keys: `(b, 1, g, u, k)`, or `None` without content.
+        values: `(b, 1, g, u, v)`.
+    """
+
+    def push(past, newest):
+        if newest is None or past.shape[1] == 0:
+            return past
+        return ops.concatenate([past[:, 1:], newest], axis=1)
+
+    return state._replace(
+        keys=push(state.keys, keys), values=push(state.values, values)
+    )
+
+
+def step_content(state, keys, values, normalization, reach):
     """Makes the content lambda of one step of a causal sequence.
 
     Args:
+        state: a `SequenceState` with the keys and the values of the step.
         keys: `(b, 1, g, u, k)`, those of the step.
         values: `(b, 1, g, u, v)`, those of the step.
-        past: the keys and the values within reach, `(b, m, ...)`, with those
-            of the step, if there is a reach.
-        sums: `RunningSums` `(b, 1, ...)` of the steps before, if there is no
-            reach.
         normalization: as in `apply_content`.
         reach: as in `apply_content`.
 
     Returns:
-        The lambda, `(b, g, k, v)`, and the `RunningSums` with those of the
-        step.
+        The lambda, `(b, g, k, v)`, and the state with the sums of the step.
     """
     if reach is not None:
-        return functional.compute_content_lambda(*past, normalization), sums
-    sums = merge_sums(sums, start_sums(keys, values, normalization))
+        content_lambda = functional.compute_content_lambda(
+            state.keys, state.values, normalization
+        )
+        return content_lambda, state
+    here = start_sums(keys, values, normalization)
+    sums = merge_sums(RunningSums(*state[:3]), here)
     lambdas = finish_sums(sums, normalization, keys.shape[-3:])
-    return lambdas[:, 0], sums
+    return lambdas[:, 0], state._replace(**sums._asdict())
 
 
 def start_sums(keys, values, normalization, visible=None):

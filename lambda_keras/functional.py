@@ -42,6 +42,15 @@ def find_sizes(shape):
     )
 
 
+def widen_dtype(dtype):
+    """Returns the dtype in which lambdas of the dtype are computed.
+
+    Half precision holds neither a softmax over many positions nor a sum over
+    them.
+    """
+    return "float64" if dtype == "float64" else "float32"
+
+
 def flatten_grid(tensor):
     """Reshapes `(b, ..., g, j, k)` to `(b, n, g, j, k)`."""
     *grid, groups, number, depth = tensor.shape[1:]

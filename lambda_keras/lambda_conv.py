@@ -26,14 +26,14 @@ class LambdaConv(BaseLambda):
             divisible by `num_heads`.
         scope_size: int. Width of the scope on each axis of the grid, the
             paper's `r`. Must be odd. Defaults to `23`.
-        num_heads: int. Number of queries a position, whose outputs are
+        num_heads: int. Number of queries per position, whose outputs are
             concatenated, the paper's `h`. Defaults to `4`.
         key_dim: int. Size of each query and key, the paper's `k`. Defaults to
             `16`.
-        intra_depth: int. Number of keys and values a position that are summed
-            into one lambda, the paper's `u`. Defaults to `1`.
-        num_key_value_heads: int. Number of lambdas a position, each with its
-            own keys, values and embeddings, as in Keras's
+        intra_depth: int. Number of keys and values per position that are
+            summed into one lambda, the paper's `u`. Defaults to `1`.
+        num_key_value_heads: int. Number of lambdas per position, each with
+            its own keys, values and embeddings, as in Keras's
             `GroupedQueryAttention`. `1` is the paper's multi-query lambda,
             `num_heads` its multi-head lambda. Defaults to `1`.
         use_content: bool. Whether there is a content lambda. Defaults to
@@ -51,9 +51,10 @@ class LambdaConv(BaseLambda):
             nothing, or an unbuilt layer of which both get a copy. Defaults to
             `"batch"`.
         context_scale: size of the context's grid over that of the inputs, a
-            whole number or one over a whole number; of use with a separate
-            context and position lambdas. Positions with the same index times
-            their grid's step have the offset 0. Defaults to `1`.
+            whole number or one over a whole number; it is of use with a
+            separate context and position lambdas. Two positions have the
+            offset 0 if their indices times the steps of their grids are
+            equal. Defaults to `1`.
         position_embeddings: `PositionEmbeddings` to share with other layers.
             Defaults to embeddings of the layer's own.
         contraction_order: in which order position lambdas are contracted:

@@ -26,14 +26,14 @@ class LambdaLayer(BaseLambda):
     Args:
         filters: int. Number of output channels, the paper's `d`. Must be
             divisible by `num_heads`.
-        num_heads: int. Number of queries a position, whose outputs are
+        num_heads: int. Number of queries per position, whose outputs are
             concatenated, the paper's `h`. Defaults to `4`.
         key_dim: int. Size of each query and key, the paper's `k`. Defaults to
             `16`.
-        intra_depth: int. Number of keys and values a position that are summed
-            into one lambda, the paper's `u`. Defaults to `1`.
-        num_key_value_heads: int. Number of lambdas a position, each with its
-            own keys, values and embeddings, as in Keras's
+        intra_depth: int. Number of keys and values per position that are
+            summed into one lambda, the paper's `u`. Defaults to `1`.
+        num_key_value_heads: int. Number of lambdas per position, each with
+            its own keys, values and embeddings, as in Keras's
             `GroupedQueryAttention`. `1` is the paper's multi-query lambda,
             `num_heads` its multi-head lambda. Defaults to `1`.
         use_content: bool. Whether there is a content lambda. Defaults to
@@ -49,9 +49,10 @@ class LambdaLayer(BaseLambda):
             nothing, or an unbuilt layer of which both get a copy. Defaults to
             `"batch"`.
         context_scale: size of the context's grid over that of the inputs, a
-            whole number or one over a whole number; of use with a separate
-            context and position lambdas. Positions with the same index times
-            their grid's step have the offset 0. Defaults to `1`.
+            whole number or one over a whole number; it is of use with a
+            separate context and position lambdas. Two positions have the
+            offset 0 if their indices times the steps of their grids are
+            equal. Defaults to `1`.
         position_embeddings: `PositionEmbeddings` to share with other layers.
             Defaults to embeddings of the layer's own.
         contraction_order: in which order position lambdas are contracted:
@@ -61,13 +62,13 @@ class LambdaLayer(BaseLambda):
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: where the queries come from.
-        context: where keys and values come from. Defaults to the inputs.
+        inputs: tensor that the queries come from.
+        context: tensor that keys and values come from. Defaults to the inputs.
         mask: bools. `(batch_size, *grid)` says which positions of the inputs
             are real, as Keras passes it on by itself; `(batch_size, *grid,
             *context_grid)` says for each query which positions of the context
-            it sees. What is hidden has no part in either lambda, and a query
-            that sees nothing returns zeros.
+            it sees, whose grid may have another rank. What is hidden has no
+            part in either lambda, and a query that sees nothing returns zeros.
         inputs_mask: the first form of `mask`, beside the second.
         context_mask: bools, `(batch_size, *context_grid)`. Which positions of
             a separate context are real.

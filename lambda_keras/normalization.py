@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from lambda_keras.functional import widen_dtype
+
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -15,11 +17,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _moments(self, inputs, mask):
         mean, variance = super()._moments(inputs, mask)
-        if self.synchronized or (mask is None and inputs.shape[0]):
-            # Where devices take their mean together, others have examples.
+        if mask is None and inputs.shape[0]:
             return mean, variance
         count = ops.size(inputs) if mask is None else ops.sum(mask)
         is_empty = ops.equal(count, 0)
+        if mask is None and self.synchronized:
+            # The devices that have examples give this one their mean.
+            is_empty = ops.logical_and(is_empty, ops.isnan(mean))
         return (
             ops.where(is_empty, self.moving_mean, mean),
             ops.where(is_empty, self.moving_variance, variance),
@@ -96,6 +100,35 @@ def make_normalization(
     if made is keras.layers.BatchNormalization:
         made = BatchNormalization
     return made.from_config(config)
+
+
+def project_normalized(inputs, projection, normalization, mask, training):
+    """Projects and normalizes.
+
+    Args:
+        inputs: `(b, ..., channels)`.
+        projection: a built `Dense` without bias.
+        normalization: a built layer that `make_normalization` made.
+        mask: bools, `(b, ...)`, which a batch normalization regards. `None`
+            where no position is hidden.
+        training: bool.
+
+    Returns:
+        `(b, ..., units)`.
+    """
+    if not isinstance(normalization, keras.layers.BatchNormalization):
+        return normalization(projection(inputs), training=training)
+    folds = has_affine(normalization) and projection.quantization_mode is None
+    if training or not folds:
+        return normalization(projection(inputs), training=training, mask=mask)
+    # In inference it is cheaper to scale the kernel than what it makes.
+    compute_dtype = projection.compute_dtype
+    dtype = widen_dtype(compute_dtype)
+    scale, shift = find_affine(normalization, dtype)
+    kernel = ops.cast(projection.kernel, dtype) * scale
+    inputs = ops.cast(inputs, compute_dtype)
+    outputs = ops.matmul(inputs, ops.cast(kernel, compute_dtype))
+    return outputs + ops.cast(shift, compute_dtype)
 
 
 def has_affine(normalization):

@@ -161,8 +161,9 @@ def resize_position_embeddings(table, scopes, method="extend"):
         table: array, `(scope_1, ..., groups, intra_depth, key_dim)` of a
             lambda layer, or `(scope, depth)`, one axis of an attention layer.
             The scopes are odd; the middle of each axis is the offset 0.
-        scopes: odd numbers of offsets that are wanted, one per axis: `2 * size
-            - 1` for the `LambdaLayer` or `RelativeSelfAttention` of a grid.
+        scopes: odd numbers of offsets that are wanted, one per axis:
+            `2 * size - 1` for the `LambdaLayer` or `RelativeSelfAttention` of
+            a grid.
         method: `"extend"` keeps each offset that exists in both, in pixels,
             and gives those beyond the learned ones the value of the nearest.
             `"interpolate"` stretches the table over the new scopes, so that an

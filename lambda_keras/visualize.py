@@ -18,8 +18,9 @@ class PixelWeights(NamedTuple):
     """What each pixel of a lambda layer's grid weighs for one query.
 
     The values times the sum of both kinds of weights, summed over the pixels,
-    are the layer's output at the query. (Where the intra-depth is above 1, a
-    weight is the sum of those of the several values of a pixel.)
+    are the layer's output at the query, but for the product of the query and
+    the bias of a `LambdaConv(use_bias=True)`. (Where the intra-depth is above
+    1, a weight is the sum of those of the several values of a pixel.)
 
     Attributes:
         layer_name: name of the layer.
@@ -219,7 +220,7 @@ def _check_call(layer, inputs, options):
 
 
 def _make_maps(weights, grid):
-    """From `(num_heads, context, intra_depth)` to an image a head."""
+    """From `(num_heads, context, intra_depth)` to an image per head."""
     return ops.convert_to_numpy(ops.sum(weights, axis=-1)).reshape(-1, *grid)
 
 
@@ -264,7 +265,7 @@ def _draw_image(axes, image):
 
 
 def _draw_maps(row_of_axes, maps, grid_query):
-    """Draws a map a head on one scale of colors, white at zero."""
+    """Draws a map per head on one scale of colors, white at zero."""
     limit = np.abs(maps).max() or 1.0
     for axes, map_of_head in zip(row_of_axes, maps, strict=True):
         drawn = axes.imshow(map_of_head, cmap="RdBu_r", vmin=-limit, vmax=limit)

@@ -44,7 +44,7 @@ def compute_axis_scores(queries, table, offsets):
 
     Args:
         queries: `(b, n, h, k)`.
-        table: one embedding an offset, `(offsets, k)`.
+        table: one embedding per offset, `(offsets, k)`.
         offsets: NumPy ints `(n, size)`: for each query and each position on
             the axis, the row of the table.
 
@@ -132,9 +132,9 @@ class BaseAttention(KeepsQuantization, keras.layers.Layer):
         )
 
     def count_multiply_adds(self, inputs_shape):
-        """Counts the multiply-adds of an example, as the source defines it.
+        """Counts the multiply-adds per example, as the source defines them.
 
-        They are those of the projections, of the scores of all pairs of
+        Counted are those of the projections, of the scores of all pairs of
         positions that meet, and of the sums of the values, however they are
         computed; the softmax does not count.
 

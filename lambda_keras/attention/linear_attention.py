@@ -11,7 +11,7 @@ from lambda_keras.attention.base import widen
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
 class LinearAttention(BaseAttention):
-    """Sums the context into one matrix a head, which every query reads.
+    """Sums the context into one matrix per head, which every query reads.
 
     The keys are normalized by a softmax over the positions, the queries by one
     over their own depth; then `y = softmax(q) (softmax(K)^T V)`. Time and

@@ -7,6 +7,7 @@ import pytest
 import lambda_keras
 from lambda_keras.contraction.orders import ORDERS
 from lambda_keras.normalization import has_affine
+from lambda_keras.normalization import project_normalized
 from tests.support import reference
 from tests.support.lambda_layers import CHANNELS
 from tests.support.lambda_layers import FILTERS
@@ -205,7 +206,7 @@ def test_projection_is_normalized_whether_or_not_it_is_folded(
     norm = layer.query_normalization
     assert has_affine(norm) == folds
     expected = norm(layer.query(inputs), training=False)
-    queries = layer._project(inputs, layer.query, norm, None, False)
+    queries = project_normalized(inputs, layer.query, norm, None, False)
     assert_close(queries, expected)
 
 

@@ -101,7 +101,7 @@ _GRADIENT = _Passes(
 )
 # Orders that need more at once are taken only where all do: 1 GiB, so that a
 # layer that is a little faster does not take a machine's memory.
-_LARGEST_PEAK = 2**30
+LARGEST_PEAK = 2**30
 _FLOAT = 4
 # Stands for a batch size that is not known.
 _TYPICAL_BATCH = 8
@@ -258,7 +258,7 @@ def choose_plan(sizes, order=None, machine=AVX512):
 
 def _take_cheapest(costs, machine):
     smallest = min(cost.peak_bytes for cost in costs.values())
-    allowed = max(_LARGEST_PEAK, smallest)
+    allowed = max(LARGEST_PEAK, smallest)
     return min(
         (plan for plan, cost in costs.items() if cost.peak_bytes <= allowed),
         key=lambda plan: costs[plan].total(machine),

@@ -194,7 +194,7 @@ def test_peak_of_large_maps_is_that_of_a_block():
 def test_order_that_needs_too_much_at_once_is_not_taken(monkeypatch):
     sizes = make_sizes(56, 64, 7)
     assert cost_model.choose_plan(sizes).order == "convolution"
-    monkeypatch.setattr(cost_model, "_LARGEST_PEAK", 2**22)
+    monkeypatch.setattr(cost_model, "LARGEST_PEAK", 2**22)
     chosen = cost_model.choose_plan(sizes)
     assert chosen.order == "queries_first"
 

@@ -6,7 +6,8 @@ times every plan of some position lambdas, forward and gradient, on TensorFlow,
 writes the timings, and prints the constants that explain them best: those of a
 `lambda_keras.contraction.cost_model.Machine`. Beside them stand those that the
 library has, and the regret of both: how many times as long as the quickest
-plan the chosen one takes. It takes an hour on two cores; for a first look,
+plan the chosen one takes; and how much longer it would take without each of
+the orders and kinds of blocks. It takes an hour on two cores; for a first look,
 some minutes:
 
     python -m benchmarks.fit_cost_model --output=runs/timings.csv --quick
@@ -344,15 +345,55 @@ def find_regrets(timings: list[Timing], machine: Machine) -> list[float]:
     Returns:
         The time of the chosen plan over that of the quickest, by case.
     """
-    groups = {}
-    for timing in timings:
-        groups.setdefault((timing.layer, timing.mode), []).append(timing)
     regrets = []
-    for group in groups.values():
+    for group in _group_by_case(timings):
         chosen = min(group, key=lambda timing: timing.cost.total(machine))
         quickest = min(timing.seconds for timing in group)
         regrets.append(chosen.seconds / quickest)
     return regrets
+
+
+def find_losses(timings: list[Timing], kind: str) -> list[float]:
+    """Returns what each case would take without an order or kind of blocks.
+
+    Args:
+        timings: of all plans of some layers and modes.
+        kind: an order or a kind of blocks.
+
+    Returns:
+        The time of the quickest other plan over that of the quickest, by case,
+        without the cases that have no other.
+    """
+    losses = []
+    for group in _group_by_case(timings):
+        others = [timing for timing in group if kind not in _name(timing.plan)]
+        if others:
+            quickest = min(timing.seconds for timing in group)
+            losses.append(min(t.seconds for t in others) / quickest)
+    return losses
+
+
+def _name(plan):
+    return (plan.order, plan.blocks.kind if plan.blocks else None)
+
+
+def _group_by_case(timings):
+    groups = {}
+    for timing in timings:
+        groups.setdefault((timing.layer, timing.mode), []).append(timing)
+    return list(groups.values())
+
+
+def format_losses(timings: list[Timing]) -> str:
+    """Returns what each order and kind of blocks is good for."""
+    table = []
+    for kind in ("convolution", "lambdas_first", "query_rows", "offset_rows"):
+        losses = find_losses(timings, kind)
+        count = sum(loss > 1 for loss in losses)
+        mean = reports.geometric_mean(losses)
+        table.append([kind, count, len(losses), mean, max(losses)])
+    header = ["without", "quickest in", "of", "mean loss", "worst"]
+    return reports.format_table(header, table)
 
 
 def format_fit(timings: list[Timing]) -> str:
@@ -368,9 +409,10 @@ def format_fit(timings: list[Timing]) -> str:
         row = [name, *map(float, machine), reports.geometric_mean(regrets)]
         table.append([*row, max(regrets)])
     header = ["", *Machine._fields, "mean regret", "worst"]
+    count = len(regrets)
     return (
         f"{reports.format_table(header, table)}\n\n"
-        f"{len(timings)} times of {len(regrets)} cases. The fitted constants are "
+        f"{len(timings)} times of {count} cases. The fitted constants are "
         f"{fit.error:.0%} off in the median, with "
         f"{fit.overhead * 1e3:.2f} ms of any call besides."
     )
@@ -400,7 +442,7 @@ def main(argv: list[str]) -> None:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         layers = list_layers(_QUICK.value)
         timings = measure(layers, _ROUNDS.value, _OUTPUT.value)
-    print(format_fit(timings))
+    print(f"{format_fit(timings)}\n\n{format_losses(timings)}")
 
 
 def run() -> None:

@@ -74,6 +74,22 @@ def test_regret_of_one_case_by_hand():
     assert regrets == [pytest.approx(1.5)]
 
 
+def test_loss_is_that_of_the_cases_where_a_kind_is_the_quickest():
+    layer = Layer(7, 13, 1, value_dim=5)
+    plans = {
+        "query_rows": Plan("queries_first", Blocks("query_rows", 7)),
+        "lambdas_first": Plan("lambdas_first"),
+    }
+    timings = [
+        Timing(layer, "forward", plans["query_rows"], 0.2),
+        Timing(layer, "forward", plans["lambdas_first"], 0.3),
+        Timing(layer, "gradient", plans["query_rows"], 0.7),
+    ]
+    assert fit_cost_model.find_losses(timings, "lambdas_first") == [1, 1]
+    losses = fit_cost_model.find_losses(timings, "query_rows")
+    assert losses == [pytest.approx(1.5)]
+
+
 def test_timings_are_refitted_from_their_file(tmp_path):
     timings = make_timings()
     fit_cost_model.write_timings(tmp_path / "timings.csv", timings)

@@ -22,7 +22,8 @@ test-quick: .venv/ready
 BACKENDS := jax torch
 LAYER_TESTS := $(addprefix tests/lambda_keras/, attention/test_attention.py \
     contraction test_lambda_layers.py test_lambda_variants.py \
-    test_layer_contract.py test_resizing.py)
+    test_layer_contract.py test_resizing.py test_shared_embeddings.py \
+    test_torch_export.py)
 
 test-backends: .venv-backends/ready
 	for backend in $(BACKENDS); do \

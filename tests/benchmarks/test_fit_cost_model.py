@@ -106,6 +106,7 @@ def test_file_that_holds_no_timings_is_refused(tmp_path):
         fit_cost_model.read_timings(tmp_path / "other.csv")
 
 
+@pytest.mark.slow
 def test_plans_are_timed_forward_and_gradient(tmp_path):
     layer = Layer(3, 5, 2, shared=2, key_dim=3, value_dim=5)
     path = tmp_path / "timings.csv"

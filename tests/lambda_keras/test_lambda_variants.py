@@ -168,6 +168,7 @@ def test_a_query_that_sees_nothing_returns_zeros(arguments, key_normalization):
         assert np.abs(outputs[1]).max() > 0.1
 
 
+@pytest.mark.slow
 @all_layers
 @pytest.mark.parametrize("grid", [(19,), (5, 3)], ids=["sequence", "image"])
 def test_a_causal_stack_leaks_nothing(arguments, grid):
@@ -195,6 +196,7 @@ def test_a_causal_stack_leaks_nothing(arguments, grid):
         assert difference[position] > 1e-3
 
 
+@pytest.mark.slow
 @all_layers
 @all_key_normalizations
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])

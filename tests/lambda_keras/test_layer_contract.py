@@ -95,6 +95,7 @@ def train_on(model, inputs, targets):
     model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
 
 
+@pytest.mark.slow
 @all_cases
 def test_every_weight_learns_from_examples_and_nothing_without(case):
     model = case.make_model()
@@ -113,6 +114,7 @@ def test_every_weight_learns_from_examples_and_nothing_without(case):
         np.testing.assert_allclose(new, old, rtol=1e-6, err_msg=weight.path)
 
 
+@pytest.mark.slow
 @all_cases
 def test_no_examples_give_no_rows(case):
     model = case.make_model()
@@ -168,6 +170,7 @@ def test_batch_norm_of_a_layer_or_network_ignores_masked_out_batches():
     )
 
 
+@pytest.mark.slow
 # Keras warns of each layer that stays as it is, such as the input.
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize(
@@ -214,6 +217,7 @@ def saved_models(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_keras_files_load_in_a_fresh_process(saved_models):
     program = """
 import glob, sys

@@ -20,6 +20,9 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 
 @all_cases
 def test_compiled_by_xla_gives_the_same(case):

@@ -14,6 +14,9 @@ import lambda_keras
 from tests.support import reference
 from tests.support.networks import build_without_values
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 GRID = (5, 3)
 CHANNELS = 6
 

@@ -10,6 +10,9 @@ import lambda_keras
 from examples import baselines
 from examples.baselines import BASELINES
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 # ResNet-50 with nothing in place of its 3x3 convolutions.
 WITHOUT_3X3 = 25_557_032 - 9 * (
     3 * 64**2 + 4 * 128**2 + 6 * 256**2 + 3 * 512**2

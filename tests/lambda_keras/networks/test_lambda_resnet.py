@@ -16,6 +16,9 @@ from tests.support.networks import build_small_network
 from tests.support.networks import build_without_values
 from tests.support.networks import get_small_network
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 build_shapes = functools.partial(build_without_values, build_lambda_resnet)
 
 

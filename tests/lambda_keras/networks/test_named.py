@@ -16,6 +16,9 @@ from tests.support import reference
 from tests.support.networks import build_small_network
 from tests.support.networks import build_without_values
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 _DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "networks.md"
 
 # Worked out by hand from the papers' descriptions; they round to what these

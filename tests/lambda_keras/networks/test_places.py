@@ -15,6 +15,9 @@ from lambda_keras.networks.weights import list_weights
 from tests.support import reference
 from tests.support.networks import build_without_values
 
+# Builds, saves or exports whole models: not for the edit loop.
+pytestmark = pytest.mark.slow
+
 LAMBDAS = ["c4_block1_lambda", "c4_block2_lambda"]
 LAMBDAS += ["c5_block1_lambda", "c5_block2_lambda"]
 

@@ -104,6 +104,7 @@ def read_all(reader, text):
     return np.stack([reader.read(byte) for byte in text])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lambda_conv", "lambda_layer"])
 def test_streaming_gives_the_logits_of_the_whole_context(
     kind, networks, tmp_path
@@ -117,6 +118,7 @@ def test_streaming_gives_the_logits_of_the_whole_context(
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lambda_conv", "attention"])
 def test_reading_again_gives_the_logits_of_the_last_context(kind, networks):
     text = make_bytes(LENGTH + 3)

@@ -230,6 +230,7 @@ def test_interrupted_swap_keeps_the_earlier_export(
     assert text == "the earlier one"
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_made_is_named(classifier, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be made: .*/file/"):
@@ -311,6 +312,7 @@ def test_half_precision_model_is_rebuilt_in_float32_with_its_weights():
     )
 
 
+@pytest.mark.slow
 def test_float32_model_is_kept(keras_model):
     assert convert_to_float32(keras_model) is keras_model
 

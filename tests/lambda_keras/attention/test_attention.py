@@ -146,6 +146,7 @@ def test_multiply_adds_are_those_worked_out_by_hand(name):
     assert lambda_keras.count_multiply_adds(model) == MULTIPLY_ADDS[name]
 
 
+@pytest.mark.slow
 @each_case
 def test_gradients_equal_differences_of_the_loops(layer, call_reference, shape):
     layer = randomize(layer, shape)

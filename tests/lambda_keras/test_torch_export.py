@@ -16,7 +16,9 @@ import torch
 
 def export(model, inputs, open_axes):
     """Exports a model, with some axes of its inputs of any size."""
-    sizes = {axis: torch.export.Dim(f"axis_{axis}") for axis in open_axes}
+    # A named `Dim` would have PyTorch prove what a reshape needs, and its
+    # algebra is too weak for a sequence's; this fails only for a fixed size.
+    sizes = dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC)
     # Keras's models take a list, and any arguments.
     shapes = (([sizes for _ in inputs],),)
     return torch.export.export(

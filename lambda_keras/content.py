@@ -59,8 +59,8 @@ class SequenceState(NamedTuple):
         peaks: `RunningSums.peaks` of all steps, `(b, 1, c, 1)`.
         totals: `RunningSums.totals`, `(b, 1, c, 1)`.
         lambdas: `RunningSums.lambdas`, `(b, 1, c, v)`.
-        keys: those still within reach, the newest last, `(b, m, g, u, k)`.
-            None where content has no bounds.
+        keys: those still within reach, the newest last, `(b, m, g, u, k)`,
+            of which there are none where content has no bounds.
         values: those still within reach, `(b, m, g, u, v)`.
     """
 

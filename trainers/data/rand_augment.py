@@ -49,7 +49,8 @@ def rand_augment(
         Whole numbers from 0 to 255 in the image's type and shape.
 
     Raises:
-        ValueError: If the image has other channels, or a number is negative.
+        ValueError: If the image has other channels, or a number is negative or
+            not finite.
 
     Reference:
         - [Cubuk et al., 2020](https://arxiv.org/abs/1909.13719)

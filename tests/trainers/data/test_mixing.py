@@ -52,6 +52,8 @@ def test_mixup_averages_with_the_example_before(channels, alpha):
     np.testing.assert_allclose(
         mixed, rate * images + (1 - rate) * others, atol=1e-3
     )
+    assert (rates >= 0).all()
+    assert (rates <= 1).all()
     expected = np.diag(rates) + np.roll(np.diag(1 - rates), -1, axis=1)
     np.testing.assert_allclose(mixed_labels, expected, atol=1e-6)
     assert len(set(rates)) == len(rates)
@@ -185,7 +187,8 @@ def test_nothing_is_mixed_without_an_alpha():
     np.testing.assert_array_equal(mixed_labels, labels)
 
 
+@pytest.mark.parametrize("value", [-0.5, float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["mixup_alpha", "cutmix_alpha"])
-def test_negative_alpha_raises(name):
-    with pytest.raises(ValueError, match=f"Received: .*{name}=-0.5"):
-        mix(*make_batch(), make_key(0), **{name: -0.5})
+def test_alpha_that_is_no_parameter_raises(name, value):
+    with pytest.raises(ValueError, match=f"Received: .*{name}={value}"):
+        mix(*make_batch(), make_key(0), **{name: value})

@@ -33,6 +33,7 @@ from trainers.data.input_pipeline import make_training_batches
 from trainers.data.mixing import mix_batch
 from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
+from trainers.program import refuse_arguments
 from trainers.program import run_program
 
 _IMAGE_SIZE = flags.DEFINE_integer(
@@ -214,8 +215,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Flags begin with --. Received: {argv[1]}")
+    refuse_arguments(argv)
     output = _OUTPUT.value and pathlib.Path(_OUTPUT.value)
     if output and not output.parent.is_dir():
         raise UserError(
@@ -238,5 +238,9 @@ def main(argv: list[str]) -> None:
         reports.write_csv(output, rows)
 
 
-if __name__ == "__main__":
+def run() -> None:
     run_program(main)
+
+
+if __name__ == "__main__":
+    run()

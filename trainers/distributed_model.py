@@ -38,6 +38,12 @@ class DistributedModel(keras.Model):
     """
 
     def __init__(self, network, gradient_accumulation_steps=1, **kwargs):
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "This model needs the TensorFlow backend; others distribute "
+                "by `keras.distribution`. Received: "
+                f"backend={keras.backend.backend()}"
+            )
         super().__init__(**kwargs)
         if gradient_accumulation_steps < 1:
             raise ValueError(

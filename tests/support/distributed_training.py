@@ -1,6 +1,6 @@
 """Trains small networks on the devices of a strategy and writes what came out.
 
-    python -m tests.support.distributed_training STRATEGY RESULTS.npz
+    python -m tests.support.distributed_training STRATEGY RESULTS.npz CASE...
 
 Mirrored over two halves of the CPU, or in one of several processes that
 `TF_CONFIG` connects.
@@ -67,7 +67,7 @@ def train(strategy, normalized, precision, arguments):
                 keras.metrics.CategoricalAccuracy(name="accuracy")
             ],
             # Of 5 batches.
-            steps_per_execution=3,
+            steps_per_execution=2,
         )
     validation = make_batches(VALIDATION_SIZE, seed=1)
     history = model.fit(
@@ -91,20 +91,20 @@ def train(strategy, normalized, precision, arguments):
     }
 
 
-def main(name, results_file):
+def train_cases(strategy, cases):
+    return {
+        f"{case}/{key}": value
+        for case in cases
+        for key, value in train(strategy, *CASES[case]).items()
+    }
+
+
+def main(name, results_file, *cases):
     if name == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         half = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(cpu, [half, half])
-    strategy = get_strategy(name)
-    np.savez(
-        results_file,
-        **{
-            f"{case}/{key}": value
-            for case, arguments in CASES.items()
-            for key, value in train(strategy, *arguments).items()
-        },
-    )
+    np.savez(results_file, **train_cases(get_strategy(name), cases))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ from trainers.distributed_model import DistributedModel
 from trainers.distributed_model import check_divisibility
 from trainers.program import UserError
 
+# Loss and accuracy of training, validation and the average, and what follows.
+_RESULTS_PER_CASE = 6 + 4
 
-def start_training(strategy, results_file, **environment):
+
+def start_training(strategy, results_file, cases, **environment):
     return subprocess.Popen(
         [
             sys.executable,
@@ -26,6 +29,7 @@ def start_training(strategy, results_file, **environment):
             "tests.support.distributed_training",
             strategy,
             results_file,
+            *cases,
         ],
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
@@ -54,15 +58,19 @@ def find_free_ports(count):
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    results_file = tmp_path_factory.mktemp("one_device") / "results.npz"
-    finish_training(start_training("one_device", results_file))
-    return dict(np.load(results_file))
+def one_device():
+    policy = keras.config.dtype_policy()
+    yield distributed_training.train_cases(
+        tf.distribute.get_strategy(), distributed_training.CASES
+    )
+    keras.config.set_dtype_policy(policy)
 
 
-def assert_equal_but_for_replicas(results, expected, replicas):
-    assert set(results) == set(expected)
-    for key, value in expected.items():
+def assert_equal_but_for_replicas(results_file, one_device, cases, replicas):
+    results = np.load(results_file)
+    assert len(results) == len(cases) * _RESULTS_PER_CASE
+    for key in results:
+        value = one_device[key]
         if key.endswith("replica_steps"):
             value = value * replicas
         # Half precision adds in another order.
@@ -72,21 +80,29 @@ def assert_equal_but_for_replicas(results, expected, replicas):
         )
 
 
+@pytest.mark.slow
 def test_mirrored_training_equals_that_of_one_device(one_device, tmp_path):
     results_file = tmp_path / "results.npz"
-    (errors,) = finish_training(start_training("mirrored", results_file))
+    (errors,) = finish_training(
+        start_training("mirrored", results_file, distributed_training.CASES)
+    )
     assert "Reduce to" not in errors
-    assert_equal_but_for_replicas(np.load(results_file), one_device, 2)
+    assert_equal_but_for_replicas(
+        results_file, one_device, distributed_training.CASES, 2
+    )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_device(one_device, tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in find_free_ports(2)]
     files = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    cases = ["normalized", "accumulated"]
     finish_training(
         *(
             start_training(
                 "multi_worker",
                 results_file,
+                cases,
                 TF_CONFIG=json.dumps(
                     {
                         "cluster": {"worker": addresses},
@@ -98,7 +114,7 @@ def test_two_processes_train_as_one_device(one_device, tmp_path):
         )
     )
     for results_file in files:
-        assert_equal_but_for_replicas(np.load(results_file), one_device, 2)
+        assert_equal_but_for_replicas(results_file, one_device, cases, 2)
 
 
 def test_one_device_trains_as_keras_does():

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers import classifier
 from trainers import data_parallel
+from trainers import optimization
 
 
 def main(results_file):
@@ -36,7 +36,7 @@ def main(results_file):
     x = keras.layers.BatchNormalization(momentum=0.5)(x)
     x = keras.layers.Flatten()(keras.layers.ReLU()(x))
     model = keras.Model(inputs, keras.layers.Dense(5)(x))
-    classifier.add_weight_decay(model, 0.1)
+    optimization.add_weight_decay(model, 0.1)
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1),
         keras.losses.CategoricalCrossentropy(from_logits=True),

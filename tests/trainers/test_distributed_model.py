@@ -117,27 +117,42 @@ def test_two_processes_train_as_one_device(one_device, tmp_path):
         assert_equal_but_for_replicas(results_file, one_device, cases, 2)
 
 
-def test_one_device_trains_as_keras_does():
-    def fit(model_class):
-        keras.utils.set_random_seed(0)
-        network = distributed_training.build_network(normalized=True)
-        model = model_class(network)
-        model.compile(
-            keras.optimizers.AdamW(0.1, global_clipnorm=0.1),
-            keras.losses.CategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[keras.metrics.CategoricalAccuracy()],
-        )
-        batches = distributed_training.make_batches(37, seed=0)
-        history = model.fit(batches, shuffle=False, verbose=0).history
-        return history, network.get_weights()
+def fit(model_class, normalized, **arguments):
+    keras.utils.set_random_seed(0)
+    network = distributed_training.build_network(normalized)
+    model = model_class(network, **arguments)
+    model.compile(
+        keras.optimizers.AdamW(0.1, global_clipnorm=0.1),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        weighted_metrics=[keras.metrics.CategoricalAccuracy()],
+    )
+    batches = distributed_training.make_batches(37, seed=0)
+    history = model.fit(batches, shuffle=False, verbose=0).history
+    return history, network.get_weights()
 
-    history, weights = fit(DistributedModel)
+
+def test_one_device_trains_as_keras_does():
+    history, weights = fit(DistributedModel, normalized=True)
     expected_history, expected = fit(
-        lambda network: keras.Model(network.inputs, network.outputs[0])
+        lambda network: keras.Model(network.inputs, network.outputs[0]),
+        normalized=True,
     )
     assert history == expected_history
     for weight, value in zip(weights, expected, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+def test_accumulated_gradient_is_that_of_the_batch():
+    # Of 8 examples and, at last, 5.
+    history, weights = fit(
+        DistributedModel, normalized=False, gradient_accumulation_steps=3
+    )
+    expected_history, expected = fit(DistributedModel, normalized=False)
+    assert history.keys() == expected_history.keys()
+    for name, values in expected_history.items():
+        np.testing.assert_allclose(history[name], values, atol=1e-5)
+    for weight, value in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(weight, value, atol=1e-5)
 
 
 # What DistributedModel replaces or uses of Keras's private methods. Compare

@@ -15,6 +15,9 @@ _HEADER_BYTES = 26
 def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes a PNG, JPEG, BMP or the first frame of a GIF.
 
+    As everywhere here, in training and in prediction, what EXIF says of the
+    orientation of a JPEG is ignored.
+
     Args:
         image_bytes: scalar string, the contents of an image file.
         channels: 1 for grayscale or 3 for colors, converted if need be.

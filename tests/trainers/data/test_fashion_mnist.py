@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainers.data import fashion_mnist
 from trainers.data.datasets import open_dataset
@@ -42,7 +43,7 @@ def test_files_give_images_with_their_labels(clothes, channels):
         (dataset.validation, "t10k"),
     ):
         images, labels = zip(*split.examples.as_numpy_iterator(), strict=True)
-        images = [split.load(image) for image in images]
+        images = [split.load(tf.constant(image)) for image in images]
         expected, expected_labels = arrays[name]
         np.testing.assert_array_equal(
             images, np.repeat(expected[..., None], channels, axis=-1)

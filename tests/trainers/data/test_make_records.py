@@ -7,9 +7,12 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from trainers.data import make_records
+from tests.support.programs import Program
 from trainers.data.datasets import open_dataset
 from trainers.program import UserError
+
+PROGRAM = Program("trainers.data.make_records")
+make_records = PROGRAM.module
 
 
 @pytest.fixture
@@ -25,7 +28,11 @@ def photos(tmp_path):
 
 
 def test_records_hold_the_files_of_a_folder(photos, tmp_path):
-    make_records.make_records(photos, tmp_path / "records", 4)
+    PROGRAM.run(
+        dataset=str(photos),
+        output=str(tmp_path / "records"),
+        images_per_file=4,
+    )
     names = sorted(path.name for path in (tmp_path / "records").iterdir())
     assert names == [
         "labels.txt",

@@ -12,7 +12,7 @@ import lambda_keras  # noqa: F401
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
-from trainers.data.datasets import ImageDataset
+from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 
 

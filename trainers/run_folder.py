@@ -15,6 +15,8 @@ METADATA_FILE = "metadata.json"
 STATE_FILE = "train_state.npz"
 LAST_FILE = "last.keras"
 BEST_FILE = "best.keras"
+# Those that are left out, one on each line.
+BAD_IMAGES_FILE = "bad_images.txt"
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "training_curves.png"
 RESULTS_FILE = "results.json"

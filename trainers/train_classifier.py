@@ -34,7 +34,10 @@ from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
+from trainers.data import caching
+from trainers.data import checking
 from trainers.data import datasets
+from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
@@ -95,7 +98,7 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
     )
     run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
-    dataset = datasets.open_dataset(run.dataset, run.data_dir)
+    dataset = open_checked(run, model_dir, mode, is_new=not saved)
     strategy = strategies.get_strategy(run.strategy, run.tpu)
     configure_keras(run.seed, run.precision)
 
@@ -125,6 +128,50 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
         )
     print(f"Time:       {time.monotonic() - start:.0f} s")
     print(f"Results in  {model_dir}")
+
+
+def open_checked(
+    run: settings.Run, model_dir: pathlib.Path, mode: str, *, is_new: bool
+) -> ImageDataset:
+    """Opens the data set of a run, without the images that are bad.
+
+    Args:
+        run: names the data set.
+        model_dir: folder of the run; bad_images.txt is written in it, if
+            there are any and the run is new.
+        mode: `"eval"` to look at those that are held out alone.
+        is_new: whether nothing was trained in the folder before.
+
+    Raises:
+        UserError: If there is no such data set, or it has too many bad images
+            or others than when the run began.
+    """
+    dataset = datasets.open_dataset(
+        run.dataset,
+        run.data_dir,
+        channels=run.channels,
+        first_label=run.first_label,
+    )
+    path = model_dir / run_folder.BAD_IMAGES_FILE
+    try:
+        dataset, bad_images = checking.drop_bad_images(
+            dataset, run.max_bad_images, training=mode != "eval"
+        )
+    except checking.BadImagesError as error:
+        if is_new:
+            run_folder.prepare_folder(model_dir)
+            checking.write_bad_images(path, error.lines)
+        raise
+    if bad_images:
+        print(f"Left out: {len(bad_images)} images that cannot be read.")
+    if mode == "eval":
+        return dataset
+    if not is_new:
+        checking.compare_bad_images(path, bad_images)
+    elif bad_images or path.exists():
+        run_folder.prepare_folder(model_dir)
+        checking.write_bad_images(path, bad_images)
+    return caching.cache_images(dataset) if run.cache else dataset
 
 
 def configure_keras(seed: int, precision: str) -> None:

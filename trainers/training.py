@@ -14,8 +14,7 @@ from trainers import optimization
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
-from trainers.data.datasets import ImageDataset
-from trainers.data.datasets import check_files
+from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 from trainers.recipes import Recipe
 
@@ -96,7 +95,6 @@ def train(
         return
     if epochs_done:
         print(f"Going on after epoch {epochs_done} of {recipe.epochs}.")
-    check_files(dataset)
     checkpointing.drop_unfinished_metrics(model_dir, epochs_done)
     run_folder.write_json(
         model_dir / run_folder.METADATA_FILE,

@@ -12,8 +12,8 @@ from trainers import checkpointing
 from trainers import evaluation
 from trainers import optimization
 from trainers import training
-from trainers.data.datasets import ImageDataset
 from trainers.data.datasets import open_dataset
+from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 from trainers.settings import make_recipe
 from trainers.settings import resolve_flags

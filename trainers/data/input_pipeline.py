@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainers.data.datasets import Split
+from trainers.data.image_dataset import Split
 from trainers.data.preprocessing import prepare_image
 
 
@@ -49,7 +49,8 @@ def make_training_batches(
         # is a tensor with a global seed of 0.
         tf.random.set_seed(1)
         key = tf.random.experimental.stateless_fold_in((seed, 0), epoch)
-        examples = split.examples.shuffle(
+        examples = split.reorder(key) if split.reorder else split.examples
+        examples = examples.shuffle(
             split.shuffle_buffer,
             seed=tf.random.stateless_uniform(
                 (), key, maxval=2**31, dtype=tf.int64

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainers.data import augmentation
 from trainers.data import input_pipeline
-from trainers.data.datasets import Split
+from trainers.data.image_dataset import Split
 
 
 def make_split(size):

@@ -263,7 +263,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _remove_others(self, path):
         for damaged in self._damaged:
-            damaged.unlink(missing_ok=True)
+            # Unless the state has just taken its place.
+            if damaged != path:
+                damaged.unlink(missing_ok=True)
         self._damaged = []
         states = run_folder.list_states(self.model_dir)
         last = [state.name for state in states].index(path.name)

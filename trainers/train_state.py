@@ -55,7 +55,7 @@ def name_variable(path: str) -> str:
     They say how many layers a process made before, which is no part of a
     network.
     """
-    return re.sub(r"_\d+(?=/|$)", "", path)
+    return re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 
 def write_state(path: os.PathLike, state: TrainState) -> None:

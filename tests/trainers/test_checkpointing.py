@@ -321,7 +321,7 @@ def test_damaged_best_model_is_found_before_training(flip, recipe, tmp_path):
     contents = bytearray(path.read_bytes())
     contents[-30 if flip == 4 else len(contents) * (2 * flip + 1) // 10] ^= 16
     path.write_bytes(contents)
-    with pytest.raises(UserError, match="best.keras is damaged; delete it"):
+    with pytest.raises(UserError, match=r"best\.keras is damaged; delete"):
         checkpointing.Checkpoint(tmp_path).restore(make_model(recipe))
 
 

@@ -176,4 +176,6 @@ def _open_gfile():
         yield tf.io.gfile
     except tf.errors.OpError as error:
         code = _CODES.get(type(error).__name__, errno.EIO)
-        raise OSError(code, str(error).splitlines()[0]) from error
+        # Some have no message.
+        lines = str(error).splitlines() or [os.strerror(code)]
+        raise OSError(code, lines[0]) from error

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.ticker import PercentFormatter
 
+from trainers.files import make_path
 from trainers.files import replacing
 
 # Beyond so many classes, numbers and names in the cells are not legible.
@@ -26,8 +27,8 @@ def plot_training_curves(
         metrics_file: CSV file with a row for each epoch.
         picture_file: PNG file to write.
     """
-    with open(metrics_file, newline="") as file:
-        rows = list(csv.DictReader(file))
+    lines = make_path(metrics_file).read_text().splitlines()
+    rows = list(csv.DictReader(lines))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, metric in zip(

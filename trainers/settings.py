@@ -71,6 +71,15 @@ class Run:
     tpu: str | None = _run(
         None, "Name of a TPU, local, or an address grpc://host:port"
     )
+    checkpoint_every_steps: int = _run(
+        0,
+        "Steps after which a state is saved within an epoch; 0 saves one "
+        "after each epoch only",
+        at_least(0),
+    )
+    keep_checkpoints: int = _run(
+        2, "Number of states that are kept, the last ones", at_least(1)
+    )
 
 
 def resolve_flags(given: Mapping, saved: Mapping) -> dict:

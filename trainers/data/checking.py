@@ -6,7 +6,6 @@ depends on nothing that happens later.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +14,7 @@ import tensorflow as tf
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.data.preprocessing import TOO_LARGE
+from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
 
@@ -104,7 +104,7 @@ class BadImagesError(UserError):
 
 def write_bad_images(path: os.PathLike, lines: Sequence[str]) -> None:
     """Writes a file of bad images, or removes it if there are none."""
-    path = pathlib.Path(path)
+    path = make_path(path)
     if not lines:
         path.unlink(missing_ok=True)
         return
@@ -118,7 +118,7 @@ def compare_bad_images(path: os.PathLike, lines: Sequence[str]) -> None:
     Raises:
         UserError: If others are bad now than those in the file.
     """
-    path = pathlib.Path(path)
+    path = make_path(path)
     before = path.read_text().splitlines() if path.exists() else []
     if before != list(lines):
         raise UserError(

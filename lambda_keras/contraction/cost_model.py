@@ -111,7 +111,7 @@ _TYPICAL_BATCH = 8
 # these are not taken. Up to 32 rows the best blocks of a typical batch are not
 # more. On more rows so few blocks are large ones, whose embeddings take a batch
 # of 1 four times as long as the loop of offset rows, which takes a batch of 8
-# at most 1.3 times as long as any blocks.
+# up to 1.4 times as long as the best blocks.
 _MOST_UNROLLED = 16
 _MOST_ROWS_UNROLLED = 32
 

@@ -321,6 +321,18 @@ def test_mask_of_pairs_with_a_context_of_another_rank_matches_reference(
     )
 
 
+@all_grids
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_local_content_of_the_position_alone_matches_reference(grid, causal):
+    layer = make_layer(scope_size=1, local_content=True, intra_depth=3)
+    build_layer(layer, grid)
+    inputs = make_inputs(grid)
+    assert_close(
+        layer(inputs, use_causal_mask=causal),
+        reference.call_layer(layer, inputs, causal=causal),
+    )
+
+
 def test_local_content_of_a_context_of_another_step_matches_reference():
     """Grids of one size, of which one covers twice the ground."""
     layer = make_layer(

@@ -152,9 +152,14 @@ def test_mixed_precision_is_close_to_float32(case, precision, tolerance):
     )
 
 
-def test_batch_norm_of_a_layer_or_network_ignores_masked_out_batches():
+@pytest.mark.parametrize(
+    "normalization",
+    ["batch", keras.layers.BatchNormalization(momentum=0.7)],
+    ids=["default", "of_keras"],
+)
+def test_batch_norm_ignores_masked_out_batches(normalization):
     """A batch of which every position is hidden holds no examples either."""
-    norm = make_normalization("batch", name="norm")
+    norm = make_normalization(normalization, name="norm")
     inputs = np.random.default_rng(3).normal(size=(2, 5, 7)).astype("float32")
     norm(inputs, training=True)
     before = norm.get_weights()

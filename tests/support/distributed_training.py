@@ -6,11 +6,10 @@ Mirrored over two halves of the CPU, or in one of several processes that
 `TF_CONFIG` connects.
 """
 
-import sys
-
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import app
 
 from trainers.averaging import AveragedModel
 from trainers.strategies import get_strategy
@@ -99,7 +98,8 @@ def train_cases(strategy, cases):
     }
 
 
-def main(name, results_file, *cases):
+def main(argv):
+    _, name, results_file, *cases = argv
     if name == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         half = tf.config.LogicalDeviceConfiguration()
@@ -108,4 +108,5 @@ def main(name, results_file, *cases):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # As the programs do: absl shows what TensorFlow tells.
+    app.run(main)

@@ -141,5 +141,17 @@ def _differentiate_kernel(images, upstream, shape):
     images = ops.transpose(images, (rank + 1, *grid_axes, 0))
     images = ops.pad(images, [(0, 0), *padding, (0, 0)])
     kernel = ops.transpose(upstream, (*grid_axes, 0, rank + 1))
-    outputs = ops.conv(images, kernel, padding="valid")  # (u, ..., k)
-    return ops.moveaxis(outputs, 0, -2)
+
+    def correlate():
+        outputs = ops.conv(images, kernel, padding="valid")  # (u, ..., k)
+        return ops.moveaxis(outputs, 0, -2)
+
+    # No convolution takes inputs without channels, as no examples are here.
+    (batch,) = find_sizes(upstream.shape[:1])
+    if batch:
+        return correlate()
+    nothing = ops.zeros(shape, upstream.dtype)
+    if batch == 0:
+        return nothing
+    is_empty = ops.equal(ops.shape(upstream)[0], 0)
+    return ops.cond(is_empty, lambda: nothing, correlate)

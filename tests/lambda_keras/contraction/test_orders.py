@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from lambda_keras import LambdaConv
 from lambda_keras import LambdaLayer
 from lambda_keras.contraction import convolution
 from lambda_keras.contraction import cost_model
@@ -241,3 +242,33 @@ def test_convolution_matches_loops(
     )
     problem = make_problem(grids, depths, scope_size)
     problem.check(Plan("convolution"))
+
+
+def test_a_wide_convolution_learns_from_examples_and_nothing_without():
+    scope_size = 15
+    assert scope_size > convolution._WIDEST_NATIVE_KERNEL
+    layer = LambdaConv(
+        6, scope_size, num_heads=2, contraction_order="convolution"
+    )
+    model = keras.Sequential([keras.Input((5, 3, 7)), layer])
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    random = np.random.default_rng(3)
+    changes = []
+    for size in (2, 0):
+        batch = (
+            random.normal(size=(size, 5, 3, 7)),
+            random.normal(size=(size, 5, 3, 6)),
+        )
+        before = layer.get_weights()
+        # From a generator, so that the graph does not know the size.
+        batches = (one for one in [batch])
+        model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+        changes.append(
+            [
+                np.abs(new - old).max()
+                for new, old in zip(layer.get_weights(), before, strict=True)
+            ]
+        )
+    assert min(changes[0]) > 1e-5
+    # Statistics that are averaged with themselves are rounded.
+    assert max(changes[1]) < 1e-6

@@ -134,3 +134,45 @@ def crop_and_flip(
     window = tf.image.resize(window, (image_size, image_size), antialias=True)
     window = tf.ensure_shape(window, (image_size, image_size, image.shape[-1]))
     return tf.image.stateless_random_flip_left_right(window, flip_key)
+
+
+def color_jitter(
+    image: tf.Tensor, key: tf.Tensor, strength: float
+) -> tf.Tensor:
+    """Changes brightness, contrast and saturation at random, in this order.
+
+    Each is multiplied by a factor between `1 - strength` and `1 + strength`:
+    the difference of each pixel from black, from the mean gray of the image,
+    and from the gray of the same pixel. On gray images the last is left out.
+
+    Args:
+        image: `(height, width, channels)` of 1 or 3 channels, 0 to 255.
+        key: `(2,)`.
+        strength: largest relative change, 0 to 1; 0.4 is usual.
+
+    Returns:
+        float32, in the image's shape, 0 to 255.
+
+    Raises:
+        ValueError: If the strength is outside its range.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"`strength` must be from 0 to 1. Received: strength={strength}"
+        )
+    is_colored = image.shape[-1] == 3
+    brightness, contrast, saturation = tf.unstack(
+        tf.random.stateless_uniform((3,), key, 1 - strength, 1 + strength)
+    )
+    image = _clip(brightness * tf.cast(image, tf.float32))
+    gray = tf.image.rgb_to_grayscale(image) if is_colored else image
+    mean = tf.reduce_mean(gray)
+    image = _clip(mean + contrast * (image - mean))
+    if not is_colored:
+        return image
+    gray = tf.image.rgb_to_grayscale(image)
+    return _clip(gray + saturation * (image - gray))
+
+
+def _clip(image):
+    return tf.clip_by_value(image, 0.0, 255.0)

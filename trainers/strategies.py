@@ -1,5 +1,8 @@
-"""Where training runs: one device, several GPUs or a TPU."""
+"""Where training runs: one device, several GPUs, several workers or a TPU."""
 
+import json
+import logging
+import os
 import socket
 import urllib.parse
 
@@ -8,14 +11,24 @@ import tensorflow as tf
 from trainers.program import UserError
 
 _PROBE_SECONDS = 5
+_TF_CONFIG_HELP = (
+    "TF_CONFIG in the environment of each worker, with its own index: "
+    '\'{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}\'.'
+)
 
 
 def get_strategy(name: str = "auto", tpu: str | None = None):
     """Makes a distribution strategy.
 
+    Several workers must each make theirs before TensorFlow computes anything,
+    and each waits for the others.
+
     Args:
-        name: `"one_device"`, `"mirrored"`, `"tpu"`, or `"auto"` for a TPU if
-            `tpu` is given, all GPUs if there are several, or one device.
+        name: `"one_device"`, `"mirrored"`, `"multi_worker"` for the GPUs of
+            all workers that the environment variable `TF_CONFIG` names,
+            `"tpu"`, or `"auto"` for a TPU if `tpu` is given, all GPUs if there
+            are several, or one device.
         tpu: name of a TPU, `"local"`, or an address such as
             `"grpc://10.0.0.2:8470"`.
 
@@ -23,21 +36,68 @@ def get_strategy(name: str = "auto", tpu: str | None = None):
         A `tf.distribute.Strategy`.
 
     Raises:
-        UserError: If there is no such TPU or it does not answer.
+        UserError: If there is no such TPU or it does not answer, if TF_CONFIG
+            is malformed, is missing with `"multi_worker"`, or names several
+            workers without.
     """
     if name == "auto":
         several_gpus = len(tf.config.list_physical_devices("GPU")) > 1
         name = "tpu" if tpu else "mirrored" if several_gpus else "one_device"
-    if name == "tpu":
-        return _connect_to_tpu(tpu)
-    if tpu:
+    if tpu and name != "tpu":
         raise UserError(
             "--tpu needs --strategy=tpu or auto. "
             f"Received: --strategy={name} --tpu={tpu}"
         )
+    workers = _read_workers()
+    if name == "multi_worker":
+        if not workers:
+            raise UserError(f"--strategy=multi_worker needs {_TF_CONFIG_HELP}")
+        _quiet_reductions()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(workers) > 1:
+        raise UserError(
+            f"TF_CONFIG names {len(workers)} workers, which train together "
+            "with --strategy=multi_worker only; without it, unset TF_CONFIG. "
+            f"Received: --strategy={name}"
+        )
+    if name == "tpu":
+        return _connect_to_tpu(tpu)
     if name == "mirrored":
+        _quiet_reductions()
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def _read_workers():
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        config = json.loads(text)
+        if not config:
+            return []
+        cluster = config["cluster"]
+        if not set(cluster) <= {"chief", "worker"}:
+            raise ValueError("tasks other than chief and worker")
+        # The chief counts as a worker.
+        workers = [a for kind in sorted(cluster) for a in cluster[kind]]
+        for address in workers:
+            host, port = address.rsplit(":", 1)
+            if not host or not 0 < int(port) < 2**16:
+                raise ValueError(f"no host and port in {address}")
+        task = config["task"]
+        index = task["index"]
+        if not 0 <= index < len(cluster[task["type"]]):
+            raise ValueError(f"no task of index {index}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"TF_CONFIG is malformed ({error!r}); set it to "
+            f"{_TF_CONFIG_HELP} Received: TF_CONFIG={text}"
+        ) from error
+    return workers
+
+
+def _quiet_reductions():
+    # TensorFlow tells of each of hundreds of reductions.
+    tf.get_logger().setLevel(logging.WARNING)
 
 
 def _connect_to_tpu(tpu):

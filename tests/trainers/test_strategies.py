@@ -12,6 +12,11 @@ import tensorflow as tf
 from trainers.program import UserError
 from trainers.strategies import get_strategy
 
+_TWO_WORKERS = (
+    '{"cluster": {"worker": ["a:1", "b:2"]}, '
+    '"task": {"type": "worker", "index": 1}}'
+)
+
 
 def test_auto_is_one_device_without_accelerators():
     assert get_strategy("auto") is tf.distribute.get_strategy()
@@ -84,6 +89,72 @@ def test_dead_tpu_address_does_not_hang():
 def test_tpu_address_with_another_strategy_is_refused():
     with pytest.raises(UserError, match="--strategy=mirrored"):
         get_strategy("mirrored", tpu="my-tpu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        '{"cluster": {}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+        '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", '
+        '"index": 0}}',
+        '{"cluster": {"worker": ["a:b"]}, "task": {"type": "worker", '
+        '"index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", '
+        '"index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", '
+        '"index": 0}}',
+        '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+    ids=[
+        "json",
+        "list",
+        "no_task",
+        "no_index",
+        "no_port",
+        "word_as_port",
+        "index_too_large",
+        "other_task",
+        "parameter_server",
+    ],
+)
+def test_malformed_tf_config_is_one_line(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match="TF_CONFIG is malformed") as error:
+        get_strategy("multi_worker")
+    assert "\n" not in str(error.value)
+
+
+def test_several_workers_without_tf_config_are_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="needs TF_CONFIG"):
+        get_strategy("multi_worker")
+
+
+@pytest.mark.parametrize("name", ["auto", "one_device", "mirrored"])
+def test_workers_that_would_train_apart_are_refused(monkeypatch, name):
+    monkeypatch.setenv("TF_CONFIG", _TWO_WORKERS)
+    with pytest.raises(UserError, match="names 2 workers"):
+        get_strategy(name)
+
+
+def test_worker_of_a_cluster_of_one_may_train_alone(monkeypatch):
+    monkeypatch.setenv(
+        "TF_CONFIG",
+        '{"cluster": {"chief": ["a:1"]}, '
+        '"task": {"type": "chief", "index": 0}}',
+    )
+    assert get_strategy("auto") is tf.distribute.get_strategy()
+
+
+def test_several_workers_are_connected(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", _TWO_WORKERS)
+    with mock.patch.object(
+        tf.distribute, "MultiWorkerMirroredStrategy"
+    ) as strategy:
+        assert get_strategy("multi_worker") is strategy.return_value
 
 
 @pytest.mark.slow

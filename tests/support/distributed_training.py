@@ -1,0 +1,112 @@
+"""Trains small networks on the devices of a strategy and writes what came out.
+
+    python -m tests.support.distributed_training STRATEGY RESULTS.npz CASE...
+
+Mirrored over two halves of the CPU, or in one of several processes that
+`TF_CONFIG` connects.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app
+
+from trainers.averaging import AveragedModel
+from trainers.strategies import get_strategy
+
+BATCH_SIZE = 8
+# The last batch of training gives two replicas 3 and 2 examples, that of
+# validation gives the second none.
+TRAINING_SIZE = 37
+VALIDATION_SIZE = 33
+CASES = {
+    # Name: (batch normalization, precision, arguments of the model).
+    "normalized": (True, "float32", {}),
+    "accumulated": (False, "float32", {"gradient_accumulation_steps": 2}),
+    "half": (False, "mixed_float16", {"gradient_accumulation_steps": 2}),
+}
+
+
+def make_batches(size, seed):
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(size, 7, 5, 3)).astype("float32")
+    labels = np.eye(5, dtype="float32")[random.integers(0, 5, size)]
+    weights = random.uniform(0, 2, size).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((images, labels, weights))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return batches.batch(BATCH_SIZE).with_options(options)
+
+
+def build_network(normalized):
+    inputs = keras.Input((7, 5, 3))
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(11)(x)
+    if normalized:
+        x = keras.layers.BatchNormalization(momentum=0.5, synchronized=True)(x)
+    x = keras.layers.ReLU()(x)
+    outputs = keras.layers.Dense(
+        5, kernel_regularizer=keras.regularizers.L2(0.1), dtype="float32"
+    )(x)
+    return keras.Model(inputs, outputs)
+
+
+def train(strategy, normalized, precision, arguments):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(precision)
+    with strategy.scope():
+        model = AveragedModel(build_network(normalized), **arguments)
+        model.compile(
+            # Every gradient is longer than that.
+            keras.optimizers.SGD(0.5, momentum=0.9, global_clipnorm=0.1),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+            weighted_metrics=[
+                keras.metrics.CategoricalAccuracy(name="accuracy")
+            ],
+            # Of 5 batches.
+            steps_per_execution=2,
+        )
+    validation = make_batches(VALIDATION_SIZE, seed=1)
+    history = model.fit(
+        make_batches(TRAINING_SIZE, seed=0),
+        validation_data=validation,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history
+    steps = keras.ops.convert_to_numpy(model.optimizer.iterations)
+    return {
+        **history,
+        "weights": np.concatenate(
+            [w.ravel() for w in model.network.get_weights()]
+        ),
+        "average": np.concatenate(
+            [w.ravel() for w in model.average.get_weights()]
+        ),
+        "logits": model.predict(validation, verbose=0),
+        "replica_steps": steps * strategy.num_replicas_in_sync,
+    }
+
+
+def train_cases(strategy, cases):
+    return {
+        f"{case}/{key}": value
+        for case in cases
+        for key, value in train(strategy, *CASES[case]).items()
+    }
+
+
+def main(argv):
+    _, name, results_file, *cases = argv
+    if name == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        half = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [half, half])
+    np.savez(results_file, **train_cases(get_strategy(name), cases))
+
+
+if __name__ == "__main__":
+    # As the programs do: absl shows what TensorFlow tells.
+    app.run(main)

@@ -10,6 +10,9 @@ import numpy as np
 def decode_image(contents: bytes, channels: int) -> np.ndarray:
     """Decodes a PNG, JPEG, BMP or the first frame of a GIF.
 
+    As everywhere here, in training and in prediction, what EXIF says of the
+    orientation of a JPEG is ignored.
+
     Args:
         contents: contents of an image file.
         channels: 1 for grayscale or 3 for colors.

@@ -1,7 +1,6 @@
 """Measures a trained model on the examples that were held out."""
 
 import os
-import pathlib
 
 import keras
 import numpy as np
@@ -12,7 +11,9 @@ import lambda_keras  # noqa: F401
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
-from trainers.data.datasets import ImageDataset
+from trainers.data.image_dataset import ImageDataset
+from trainers.files import fetching
+from trainers.files import make_path
 from trainers.program import UserError
 
 
@@ -39,7 +40,7 @@ def evaluate(
     Raises:
         UserError: If there is no model, or it is of other classes.
     """
-    model_dir = pathlib.Path(model_dir)
+    model_dir = make_path(model_dir)
     metadata = run_folder.read_json(model_dir / run_folder.METADATA_FILE)
     if metadata["class_names"] != list(dataset.class_names):
         raise UserError(
@@ -71,20 +72,23 @@ def evaluate(
     return results
 
 
-def load_model(path: pathlib.Path) -> keras.Model:
+def load_model(path: os.PathLike) -> keras.Model:
     """Loads a model that a run saved.
 
     Raises:
         UserError: If there is none, or its file is damaged.
     """
+    path = make_path(path)
     if not path.exists():
         raise UserError(f"There is no {path}; train first.")
+    message = f"{path} is damaged; train again in another --model_dir."
+    if not run_folder.is_whole_model(path):
+        raise UserError(message)
     try:
-        return keras.saving.load_model(path, compile=False)
+        with fetching(path) as local:
+            return keras.saving.load_model(local, compile=False)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged; train again in another --model_dir."
-        ) from error
+        raise UserError(message) from error
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> dict:

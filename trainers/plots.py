@@ -11,10 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.ticker import PercentFormatter
 
+from trainers.files import make_path
 from trainers.files import replacing
 
 # Beyond so many classes, numbers and names in the cells are not legible.
 _MOST_LABELED_CLASSES = 30
+_MOST_DRAWN_IMAGES = 64
+# Of a class in a label; smoothing gives others less, unless they are few.
+_SMALLEST_NAMED_SHARE = 0.02
 
 
 def plot_training_curves(
@@ -26,8 +30,8 @@ def plot_training_curves(
         metrics_file: CSV file with a row for each epoch.
         picture_file: PNG file to write.
     """
-    with open(metrics_file, newline="") as file:
-        rows = list(csv.DictReader(file))
+    lines = make_path(metrics_file).read_text().splitlines()
+    rows = list(csv.DictReader(lines))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, metric in zip(
@@ -91,6 +95,46 @@ def plot_confusion_matrix(
         ylabel="true class",
     )
     _save(figure, picture_file)
+
+
+def plot_batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    picture_file: os.PathLike,
+) -> None:
+    """Draws images of a batch in a grid, each below what its label says.
+
+    Args:
+        images: `(batch_size, height, width, channels)` of 1 or 3 channels, 0
+            to 255. The first 64 are drawn.
+        labels: `(batch_size, num_classes)`, the shares of the classes.
+        class_names: the names of the classes.
+        picture_file: PNG file to write.
+    """
+    images = images[:_MOST_DRAWN_IMAGES]
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, label in zip(grid, images, labels, strict=False):
+        gray = {"cmap": "gray"} if image.shape[-1] == 1 else {}
+        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        axes.imshow(pixels, vmin=0, vmax=255, **gray)
+        axes.set_title(_describe_label(label, class_names), fontsize=7)
+    _save(figure, picture_file)
+
+
+def _describe_label(label, class_names):
+    """Names the two classes of the largest shares, with these if mixed."""
+    first, second = np.argsort(-label, kind="stable")[:2]
+    if label[second] < _SMALLEST_NAMED_SHARE:
+        return class_names[first]
+    return "\n".join(
+        f"{label[index]:.0%} {class_names[index]}" for index in (first, second)
+    )
 
 
 def _save(figure, picture_file):

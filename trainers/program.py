@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
+from trainers import files
+
 
 class UserError(Exception):
     """What the user can mend; its message, one line, is all they see."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came, and what was to be saved is saved."""
 
 
 def run_program(
@@ -22,7 +28,8 @@ def run_program(
     """Runs a program with the flags of the command line.
 
     The process ends with exit code 2 and one line if the user can mend what
-    went wrong, and with 130, as is usual after Ctrl-C, if it is interrupted.
+    went wrong, a full disk among it; with 130, as is usual after Ctrl-C, if it
+    is interrupted; and with 143, as is usual after SIGTERM, at a `Terminated`.
     An interruption before this is called, while modules are imported, ends the
     process in the same way for a shell, but Python shows a traceback first.
 
@@ -40,6 +47,23 @@ def run_program(
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print(
+            "Terminated, with all saved. The same command goes on.",
+            file=sys.stderr,
+        )
+        sys.exit(143)
+    except Exception as error:
+        if not files.is_disk_full(error):
+            raise
+        name = getattr(error, "filename", None)
+        print(
+            f"Error: The disk is full{f', at {name}' if name else ''}; what "
+            "was whole before is still there. Make room and run the same "
+            "command.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

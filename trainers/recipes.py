@@ -112,8 +112,23 @@ _DIGITS = Recipe(
     augment=augmentation.jitter,
 )
 
+# About 25 minutes on two CPU cores, 207 ms per step.
+_FASHION_MNIST = Recipe(
+    depth=26,
+    scope_size=7,
+    width_multiplier=0.25,
+    stem_strides=2,
+    image_size=28,
+    epochs=15,
+    batch_size=128,
+    warmup_epochs=1,
+    crop_fraction=1.0,
+    augment=functools.partial(augmentation.shift_and_flip, padding=2),
+)
+
 _RECIPES = {
     "digits": _DIGITS,
+    "fashion_mnist": _FASHION_MNIST,
     "cifar10": _SMALL_PHOTOGRAPHS,
     "cifar100": _SMALL_PHOTOGRAPHS,
 }

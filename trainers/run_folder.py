@@ -1,46 +1,74 @@
 """The folder of a run: what it was asked to do, kept beside its results."""
 
+import contextlib
 import json
 import os
-import pathlib
-import tempfile
+import struct
+import zipfile
+import zlib
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 
+from trainers.files import RemotePath
+from trainers.files import fetching
+from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
 
 FLAGS_FILE = "flags.json"
 METADATA_FILE = "metadata.json"
-STATE_FILE = "train_state.npz"
+STATES_FOLDER = "states"
 LAST_FILE = "last.keras"
 BEST_FILE = "best.keras"
+# Those that are left out, one on each line.
+BAD_IMAGES_FILE = "bad_images.txt"
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "training_curves.png"
 RESULTS_FILE = "results.json"
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 # Of events for TensorBoard.
 LOGS_FOLDER = "logs"
+_LOCK_FILE = ".lock"
+# Of versions whose runs this one cannot go on with.
+_OLD_STATE_FILE = "train_state.npz"
+_OWN_NAMES = (
+    BEST_FILE,
+    LAST_FILE,
+    METRICS_FILE,
+    METADATA_FILE,
+    RESULTS_FILE,
+    CURVES_FILE,
+    CONFUSION_MATRIX_FILE,
+    STATES_FOLDER,
+    LOGS_FOLDER,
+)
 
 
 def prepare_folder(model_dir: os.PathLike) -> None:
     """Makes the folder of a run and tries whether it can be written.
 
     Raises:
-        UserError: If it cannot, or if it holds a model of unknown origin.
+        UserError: If it cannot, or if it holds files of unknown origin that
+            a run would replace, or a run of a version before this one.
     """
-    model_dir = pathlib.Path(model_dir)
+    model_dir = make_path(model_dir)
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=model_dir).close()
+        _try_writing(model_dir)
     except OSError as error:
         raise UserError(
             f"--model_dir must be a folder that can be written: "
             f"{error.strerror}. Received: {model_dir}"
         ) from error
+    if (model_dir / _OLD_STATE_FILE).exists():
+        raise UserError(
+            f"{model_dir} holds the run of a version that saved "
+            f"{_OLD_STATE_FILE}; choose another --model_dir."
+        )
     if (model_dir / FLAGS_FILE).exists():
         return
-    for name in (BEST_FILE, LAST_FILE):
+    for name in _OWN_NAMES:
         if (model_dir / name).exists():
             raise UserError(
                 f"{model_dir} holds {name} but no {FLAGS_FILE} that says what "
@@ -48,20 +76,88 @@ def prepare_folder(model_dir: os.PathLike) -> None:
             )
 
 
-def write_json(path: pathlib.Path, content: Mapping) -> None:
+@contextlib.contextmanager
+def locking(model_dir: os.PathLike) -> Iterator[None]:
+    """Keeps other processes from training in a folder within the block.
+
+    The operating system releases the lock when the process ends, however it
+    ends. There is none for a folder that is not local, nor on Windows.
+
+    Raises:
+        UserError: If another process trains there.
+    """
+    model_dir = make_path(model_dir)
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None
+    if fcntl is None or isinstance(model_dir, RemotePath):
+        print(f"{model_dir} is not locked: let one run at a time use it.")
+        yield
+        return
+    with open(model_dir / _LOCK_FILE, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is training in {model_dir}; wait for it or "
+                "choose another --model_dir."
+            ) from None
+        except OSError as error:
+            print(f"{model_dir} cannot be locked: {error.strerror}.")
+        yield
+
+
+def list_states(model_dir: os.PathLike) -> list:
+    """Returns the files of states, the last one last."""
+    folder = make_path(model_dir) / STATES_FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (path for path in folder.iterdir() if path.name.startswith("state-")),
+        key=lambda path: path.name,
+    )
+
+
+def get_state_file(model_dir: os.PathLike, epoch: int, step: int):
+    """Returns the file of a state: the later it is, the later its name."""
+    name = f"state-{epoch:06d}-{step:09d}.npz"
+    return make_path(model_dir) / STATES_FOLDER / name
+
+
+def is_whole_model(path: os.PathLike) -> bool:
+    """Returns whether the checksums within a `.keras` file are right."""
+    try:
+        with fetching(path) as local, zipfile.ZipFile(local) as archive:
+            return archive.testzip() is None
+    # What zipfile raises, depending on where the damage is.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        return False
+
+
+def write_json(path: os.PathLike, content: Mapping) -> None:
     """Writes a file so that `path` is always a whole one, old or new."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: pathlib.Path) -> dict:
+def read_json(path: os.PathLike) -> dict:
     """Reads what `write_json` wrote.
 
     Raises:
         UserError: If there is no such file, or it is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(make_path(path).read_text())
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}. Train first, or give "
@@ -76,7 +172,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 def read_flags(model_dir: os.PathLike) -> dict:
     """Returns the flags of the run in a folder, none for a new folder."""
-    path = pathlib.Path(model_dir) / FLAGS_FILE
+    path = make_path(model_dir) / FLAGS_FILE
     return read_json(path) if path.exists() else {}
 
 
@@ -114,3 +210,12 @@ def check_flags(
             f"The run in {model_dir} can only become longer. Received: "
             f"--epochs={new['epochs']} instead of {saved['epochs']}"
         )
+
+
+def _try_writing(folder):
+    path = folder / "writable"
+    if path.exists():
+        return
+    with replacing(path) as temporary:
+        temporary.write_text("")
+    path.unlink()

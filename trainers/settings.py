@@ -5,6 +5,8 @@ import functools
 import os
 from collections.abc import Mapping
 
+from trainers.data import records
+from trainers.knobs import at_least
 from trainers.knobs import between
 from trainers.knobs import knob
 from trainers.knobs import one_of
@@ -24,11 +26,34 @@ class Run:
 
     dataset: str = _data(
         "digits",
-        "digits, a name in TensorFlow Datasets, or a folder with a folder of "
-        "images for each class",
+        "digits, fashion_mnist, a name in TensorFlow Datasets, a folder with a "
+        "folder of images for each class, or a folder of TFRecords or a "
+        "pattern of their names",
     )
     data_dir: str | None = _data(
-        None, "Where TensorFlow Datasets keeps its data, a folder"
+        None,
+        "Where TensorFlow Datasets keeps its data, or the files of "
+        "fashion_mnist are, a folder",
+    )
+    channels: int | None = _data(
+        None,
+        "1 to read images as grayscale, 3 as colors; without it as the data "
+        "set says, and files as colors",
+        one_of(1, 3),
+    )
+    first_label: int = _data(
+        1, "Number of the first class in TFRecords; 1 in ImageNet's"
+    )
+    max_bad_images: int = _data(
+        0,
+        "Images that may be left out because they cannot be read; "
+        "bad_images.txt names them",
+        at_least(0),
+    )
+    cache: bool = _data(
+        False,
+        "Whether to decode all images once and keep them in memory, a byte "
+        "for each pixel and channel, twice that while they are read",
     )
     seed: int = _run(
         0, "Decides weights, order and augmentation", between(0, 2**31 - 1)
@@ -46,6 +71,15 @@ class Run:
     tpu: str | None = _run(
         None, "Name of a TPU, local, or an address grpc://host:port"
     )
+    checkpoint_every_steps: int = _run(
+        0,
+        "Steps after which a state is saved within an epoch; 0 saves one "
+        "after each epoch only",
+        at_least(0),
+    )
+    keep_checkpoints: int = _run(
+        2, "Number of states that are kept, the last ones", at_least(1)
+    )
 
 
 def resolve_flags(given: Mapping, saved: Mapping) -> dict:
@@ -59,7 +93,9 @@ def resolve_flags(given: Mapping, saved: Mapping) -> dict:
         All flags: as given, or else as saved, or else from the recipe.
     """
     resolved = {**read_knobs(Run()), **saved, **given}
-    if os.path.isdir(resolved["dataset"]):
+    if os.path.isdir(resolved["dataset"]) or _is_local_pattern(
+        resolved["dataset"]
+    ):
         resolved["dataset"] = os.path.abspath(resolved["dataset"])
     recipe = read_knobs(get_recipe(resolved["dataset"]))
     for name, value in recipe.items():
@@ -69,6 +105,10 @@ def resolve_flags(given: Mapping, saved: Mapping) -> dict:
             resolved["batch_size"] / recipe["batch_size"]
         )
     return resolved
+
+
+def _is_local_pattern(dataset):
+    return records.is_pattern(dataset) and "://" not in dataset
 
 
 def make_run(resolved: Mapping) -> Run:

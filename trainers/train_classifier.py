@@ -17,10 +17,13 @@ A flag that is left out has the value of the data set's recipe (`recipes.py`)
 or, in a folder that holds a run, of that run: the same command goes on where
 it stopped, and a larger --epochs goes on for longer. A run that is repeated,
 or stopped and resumed, ends in the same weights (measured on CPUs).
-TF_CPP_MIN_LOG_LEVEL=2 in the environment quiets TensorFlow.
+SIGTERM has it save a state after the current step and exit with code 143;
+killed in any other way, it goes on from the last state, the one after the last
+epoch or after --checkpoint_every_steps. TF_CPP_MIN_LOG_LEVEL=2 in the
+environment quiets TensorFlow.
 """
 
-import pathlib
+import os
 import time
 from collections.abc import Mapping
 
@@ -29,12 +32,16 @@ import tensorflow as tf
 from absl import flags
 
 from trainers import evaluation
+from trainers import files
 from trainers import knobs
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
+from trainers.data import caching
+from trainers.data import checking
 from trainers.data import datasets
+from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
@@ -48,7 +55,8 @@ _KNOBS = (
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir",
     None,
-    "Where all results go, a folder. Required.",
+    "Where all results go: a folder, or a path that TensorFlow knows, such as "
+    "gs://bucket/run. Required.",
     module_name="run",
 )
 _MODE = flags.DEFINE_enum(
@@ -60,11 +68,18 @@ _MODE = flags.DEFINE_enum(
 )
 
 # A run may go on for longer, elsewhere, or with its data in another place.
-_CHANGES_IN_TRAINING = ("data_dir", "epochs", "strategy", "tpu")
+_CHANGES_IN_TRAINING = (
+    "checkpoint_every_steps",
+    "data_dir",
+    "epochs",
+    "keep_checkpoints",
+    "strategy",
+    "tpu",
+)
 _CHANGES_IN_EVALUATION = (*_CHANGES_IN_TRAINING, "batch_size", "dataset")
 
 
-def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
+def run_mode(mode: str, given: Mapping, model_dir: os.PathLike) -> None:
     """Trains or evaluates as the flags say.
 
     Args:
@@ -95,22 +110,26 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
     )
     run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
-    dataset = datasets.open_dataset(run.dataset, run.data_dir)
+    dataset = open_checked(run, model_dir, mode, is_new=not saved)
     strategy = strategies.get_strategy(run.strategy, run.tpu)
     configure_keras(run.seed, run.precision)
 
     if mode != "eval":
         model = training.make_model(recipe, dataset, strategy)
         run_folder.prepare_folder(model_dir)
-        if saved and saved["epochs"] < recipe.epochs:
-            print(
-                f"--epochs={recipe.epochs} instead of {saved['epochs']}: from "
-                "here on, the learning rate is that of a run of this length."
+        with run_folder.locking(model_dir):
+            checkpoint = training.restore(model, model_dir=model_dir, run=run)
+            if saved and saved["epochs"] < recipe.epochs:
+                print(
+                    f"--epochs={recipe.epochs} instead of {saved['epochs']}: "
+                    "from here on, the learning rate is that of a run of this "
+                    "length."
+                )
+            # After all that can be refused.
+            run_folder.write_json(model_dir / run_folder.FLAGS_FILE, resolved)
+            training.train(
+                model, recipe, dataset, checkpoint=checkpoint, seed=run.seed
             )
-        run_folder.write_json(model_dir / run_folder.FLAGS_FILE, resolved)
-        training.train(
-            model, recipe, dataset, model_dir=model_dir, seed=run.seed
-        )
         print(f"Parameters: {model.count_params():,}")
     if mode != "train":
         results = evaluation.evaluate(
@@ -127,6 +146,50 @@ def run_mode(mode: str, given: Mapping, model_dir: pathlib.Path) -> None:
     print(f"Results in  {model_dir}")
 
 
+def open_checked(
+    run: settings.Run, model_dir: os.PathLike, mode: str, *, is_new: bool
+) -> ImageDataset:
+    """Opens the data set of a run, without the images that are bad.
+
+    Args:
+        run: names the data set.
+        model_dir: folder of the run; bad_images.txt is written in it, if
+            there are any and the run is new.
+        mode: `"eval"` to look at those that are held out alone.
+        is_new: whether nothing was trained in the folder before.
+
+    Raises:
+        UserError: If there is no such data set, or it has too many bad images
+            or others than when the run began.
+    """
+    dataset = datasets.open_dataset(
+        run.dataset,
+        run.data_dir,
+        channels=run.channels,
+        first_label=run.first_label,
+    )
+    path = model_dir / run_folder.BAD_IMAGES_FILE
+    try:
+        dataset, bad_images = checking.drop_bad_images(
+            dataset, run.max_bad_images, training=mode != "eval"
+        )
+    except checking.BadImagesError as error:
+        if is_new:
+            run_folder.prepare_folder(model_dir)
+            checking.write_bad_images(path, error.lines)
+        raise
+    if bad_images:
+        print(f"Left out: {len(bad_images)} images that cannot be read.")
+    if mode == "eval":
+        return dataset
+    if not is_new:
+        checking.compare_bad_images(path, bad_images)
+    elif bad_images or path.exists():
+        run_folder.prepare_folder(model_dir)
+        checking.write_bad_images(path, bad_images)
+    return caching.cache_images(dataset) if run.cache else dataset
+
+
 def configure_keras(seed: int, precision: str) -> None:
     """Makes runs of this process repeatable, in a precision."""
     keras.utils.set_random_seed(seed)
@@ -139,14 +202,14 @@ def main(argv: list[str]) -> None:
     if not _MODEL_DIR.value:
         raise UserError("--model_dir is missing: where the results go.")
     given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
-    run_mode(_MODE.value, given, pathlib.Path(_MODEL_DIR.value))
+    run_mode(_MODE.value, given, files.make_path(_MODEL_DIR.value))
 
 
 def run() -> None:
     run_program(
         main,
         flag_groups=("data", "model", "optimization", "run"),
-        interrupted="Stopped. The same command goes on after the last epoch.",
+        interrupted="Stopped. The same command goes on from the last state.",
     )
 
 

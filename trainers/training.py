@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 import sys
 
 import keras
@@ -14,10 +13,12 @@ from trainers import optimization
 from trainers import plots
 from trainers import run_folder
 from trainers.data import input_pipeline
-from trainers.data.datasets import ImageDataset
-from trainers.data.datasets import check_files
+from trainers.data.image_dataset import ImageDataset
+from trainers.event_log import EventLog
+from trainers.files import make_path
 from trainers.program import UserError
 from trainers.recipes import Recipe
+from trainers.settings import Run
 
 
 def make_model(
@@ -63,41 +64,70 @@ def count_steps(recipe: Recipe, dataset: ImageDataset) -> int:
     return dataset.train.size // recipe.batch_size
 
 
+def restore(
+    model: keras.Model, *, model_dir: os.PathLike, run: Run
+) -> checkpointing.Checkpoint:
+    """Gives a model the last state in a folder; changes nothing there.
+
+    Args:
+        model: what `make_model` returns.
+        model_dir: existing folder of the run.
+        run: says how states are kept.
+
+    Returns:
+        What `train` goes on with.
+
+    Raises:
+        UserError: If a file that training needs is damaged.
+    """
+    model_dir = make_path(model_dir)
+    checkpoint = checkpointing.Checkpoint(
+        model_dir,
+        every_steps=run.checkpoint_every_steps,
+        keep=run.keep_checkpoints,
+        events=EventLog(model_dir / run_folder.LOGS_FOLDER),
+    )
+    with model.distribute_strategy.scope():
+        checkpoint.restore(model)
+    return checkpoint
+
+
 def train(
     model: keras.Model,
     recipe: Recipe,
     dataset: ImageDataset,
     *,
-    model_dir: os.PathLike,
+    checkpoint: checkpointing.Checkpoint,
     seed: int,
 ) -> None:
     """Trains a model, or goes on where training in the folder stopped.
 
     Writes metadata.json, and after each epoch metrics.csv, events for
-    TensorBoard in logs, last.keras, best.keras and train_state.npz; at the
-    end training_curves.png.
+    TensorBoard in logs, last.keras, best.keras and a state; at the end
+    training_curves.png.
 
     Args:
         model: what `make_model` returns.
         recipe: names images and optimization.
         dataset: what to train on.
-        model_dir: existing folder of the run.
+        checkpoint: what `restore` returns.
         seed: int. Decides the order of the images and their augmentation.
 
     Raises:
-        UserError: If a file is damaged, or the loss is no longer finite.
+        UserError: If the loss is no longer finite.
+        Terminated: If SIGTERM came; a state is saved before.
     """
-    model_dir = pathlib.Path(model_dir)
-    checkpoint = checkpointing.Checkpoint(model_dir)
-    with model.distribute_strategy.scope():
-        epochs_done = checkpoint.restore(model)
-    if epochs_done >= recipe.epochs:
+    model_dir = checkpoint.model_dir
+    checkpoint.roll_back()
+    if checkpoint.epoch >= recipe.epochs:
         print(f"All {recipe.epochs} epochs are done.")
         return
-    if epochs_done:
-        print(f"Going on after epoch {epochs_done} of {recipe.epochs}.")
-    check_files(dataset)
-    checkpointing.drop_unfinished_metrics(model_dir, epochs_done)
+    if checkpoint.epoch or checkpoint.step:
+        steps = f" and {checkpoint.step} steps" if checkpoint.step else ""
+        print(
+            f"Going on after epoch {checkpoint.epoch}{steps} of "
+            f"{recipe.epochs}."
+        )
     run_folder.write_json(
         model_dir / run_folder.METADATA_FILE,
         {
@@ -105,17 +135,18 @@ def train(
             "crop_fraction": recipe.crop_fraction,
         },
     )
-    metrics_file = model_dir / run_folder.METRICS_FILE
-    callbacks = [
-        StopAtInfiniteLoss(),
-        keras.callbacks.TensorBoard(
-            model_dir / run_folder.LOGS_FOLDER, write_graph=False
-        ),
-        keras.callbacks.CSVLogger(metrics_file, append=True),
-        checkpoint,
-    ]
-    _fit(model, recipe, dataset, callbacks, seed=seed, epochs_done=epochs_done)
-    plots.plot_training_curves(metrics_file, model_dir / run_folder.CURVES_FILE)
+    callbacks = [StopAtInfiniteLoss(), checkpoint.events, checkpoint]
+    with checkpoint.saving_when_terminated():
+        # Keras knows epochs of one length: the rest of one is a fit of its
+        # own.
+        if checkpoint.step:
+            _fit(model, recipe, dataset, callbacks, checkpoint.epoch + 1, seed)
+        if checkpoint.epoch < recipe.epochs:
+            _fit(model, recipe, dataset, callbacks, recipe.epochs, seed)
+    plots.plot_training_curves(
+        model_dir / run_folder.METRICS_FILE,
+        model_dir / run_folder.CURVES_FILE,
+    )
 
 
 class StopAtInfiniteLoss(keras.callbacks.Callback):
@@ -135,7 +166,8 @@ class StopAtInfiniteLoss(keras.callbacks.Callback):
             )
 
 
-def _fit(model, recipe, dataset, callbacks, *, seed, epochs_done):
+def _fit(model, recipe, dataset, callbacks, epochs, seed):
+    checkpoint = callbacks[-1]
     num_classes = len(dataset.class_names)
     training_batches = input_pipeline.make_training_batches(
         dataset.train,
@@ -144,8 +176,9 @@ def _fit(model, recipe, dataset, callbacks, *, seed, epochs_done):
         batch_size=recipe.batch_size,
         augment=recipe.augment,
         seed=seed,
-        epochs=recipe.epochs,
-        initial_epoch=epochs_done,
+        epochs=epochs,
+        initial_epoch=checkpoint.epoch,
+        initial_step=checkpoint.step,
     )
     validation_batches = input_pipeline.make_evaluation_batches(
         dataset.validation,
@@ -157,9 +190,9 @@ def _fit(model, recipe, dataset, callbacks, *, seed, epochs_done):
     try:
         model.fit(
             training_batches,
-            steps_per_epoch=count_steps(recipe, dataset),
-            initial_epoch=epochs_done,
-            epochs=recipe.epochs,
+            steps_per_epoch=count_steps(recipe, dataset) - checkpoint.step,
+            initial_epoch=checkpoint.epoch,
+            epochs=epochs,
             validation_data=validation_batches,
             callbacks=callbacks,
             # The batches are in their order already.

@@ -2,35 +2,45 @@
 
 import csv
 import itertools
+import os
 import shutil
+import signal
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from trainers import checkpointing
 from trainers import evaluation
 from trainers import optimization
 from trainers import training
-from trainers.data.datasets import ImageDataset
 from trainers.data.datasets import open_dataset
+from trainers.data.image_dataset import ImageDataset
+from trainers.files import make_path
+from trainers.program import Terminated
 from trainers.program import UserError
+from trainers.run_folder import list_states
+from trainers.settings import Run
 from trainers.settings import make_recipe
 from trainers.settings import resolve_flags
+from trainers.train_state import DamagedStateError
+from trainers.train_state import read_state
 
 EPOCHS = 3
-STEPS = 2
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
 def dataset():
     digits = open_dataset("digits")
-    # The fewest digits that make two batches.
+    # The fewest digits that make three batches.
     train = digits.train
     return ImageDataset(
         digits.class_names,
         channels=1,
-        train=type(train)(train.examples.take(70), 70, 70, train.load),
+        train=type(train)(train.examples.take(100), 100, 100, train.load),
         validation=digits.validation,
     )
 
@@ -59,9 +69,12 @@ def make_model(recipe, units=10):
     return model
 
 
-def train(recipe, dataset, model_dir, units=10):
+def train(recipe, dataset, model_dir, units=10, **options):
     model = make_model(recipe, units)
-    training.train(model, recipe, dataset, model_dir=model_dir, seed=0)
+    checkpoint = training.restore(
+        model, model_dir=model_dir, run=Run(**options)
+    )
+    training.train(model, recipe, dataset, checkpoint=checkpoint, seed=0)
     return model
 
 
@@ -72,14 +85,18 @@ def whole_run(recipe, dataset, tmp_path_factory):
     return model_dir, train(recipe, dataset, model_dir)
 
 
-def interrupt(monkeypatch, method, count):
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
+def interrupt(monkeypatch, method, count, how=raise_interrupt):
     """Stops training as Ctrl-C does, at the `count`-th call of a method."""
     original = getattr(checkpointing.Checkpoint, method)
     calls = itertools.count(1)
 
     def stop(*arguments, **named_arguments):
         if next(calls) == count:
-            raise KeyboardInterrupt
+            how()
         return original(*arguments, **named_arguments)
 
     monkeypatch.setattr(checkpointing.Checkpoint, method, stop)
@@ -97,21 +114,51 @@ def read_metrics(model_dir):
         return list(csv.reader(file))
 
 
+def assert_equal_states(model_dir, other_dir):
+    state, other = (
+        read_state(list_states(folder)[-1]) for folder in (model_dir, other_dir)
+    )
+    assert (state.epoch, state.step) == (other.epoch, other.step)
+    assert (state.best, state.rows) == (other.best, other.rows)
+    for value, expected in zip(state.values, other.values, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def read_events(model_dir):
+    """Returns the tag and the step of all events, those of speed apart."""
+    events = []
+    for path in sorted((model_dir / "logs").rglob("*.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            events += [
+                (path.parent.name, value.tag, event.step)
+                for value in event.summary.value
+            ]
+    return sorted(events)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "count"),
-    [("on_train_batch_end", 1), ("on_train_batch_end", 4), ("_write_state", 2)],
-    ids=["first_epoch", "second_epoch", "while_saving"],
+    ("method", "count", "every"),
+    [
+        ("on_train_batch_end", 1, 0),
+        ("on_train_batch_end", 5, 0),
+        ("on_train_batch_end", 6, 1),
+        ("on_train_batch_end", 3, 2),
+        ("_write_state", 2, 0),
+        ("_write_state", 5, 1),
+        ("_remove_others", 4, 1),
+    ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(
-    method, count, recipe, dataset, whole_run, tmp_path, monkeypatch
+    method, count, every, recipe, dataset, whole_run, tmp_path, monkeypatch
 ):
     whole_dir, whole_model = whole_run
     with monkeypatch.context() as patch:
         interrupt(patch, method, count)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, dataset, tmp_path)
-    model = train(recipe, dataset, tmp_path)
+            train(recipe, dataset, tmp_path, checkpoint_every_steps=every)
+    model = train(recipe, dataset, tmp_path, checkpoint_every_steps=every)
 
     assert_equal_weights(model, whole_model)
     for name in ("best.keras", "last.keras"):
@@ -119,9 +166,50 @@ def test_resumed_run_equals_an_uninterrupted_one(
             evaluation.load_model(tmp_path / name),
             evaluation.load_model(whole_dir / name),
         )
-    assert read_metrics(tmp_path) == read_metrics(whole_dir)
+    assert_equal_states(tmp_path, whole_dir)
+    assert (tmp_path / "metrics.csv").read_bytes() == (
+        whole_dir / "metrics.csv"
+    ).read_bytes()
     epochs = [row[0] for row in read_metrics(tmp_path)]
     assert epochs == ["epoch", "0", "1", "2"]
+    assert read_events(tmp_path) == read_events(whole_dir)
+    assert len(list_states(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_termination_saves_a_state_within_the_epoch(
+    recipe, dataset, whole_run, tmp_path, monkeypatch
+):
+    whole_dir, _ = whole_run
+    with monkeypatch.context() as patch:
+        interrupt(
+            patch,
+            "on_train_batch_end",
+            5,
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        with pytest.raises(Terminated):
+            train(recipe, dataset, tmp_path)
+    assert list_states(tmp_path)[-1].name == "state-000001-000000002.npz"
+    train(recipe, dataset, tmp_path)
+    assert_equal_states(tmp_path, whole_dir)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_run_in_an_object_store_equals_a_local_one(recipe, dataset, whole_run):
+    whole_dir, _ = whole_run
+    folder = make_path(f"ram://runs/{os.getpid()}")
+    folder.mkdir(parents=True)
+    train(recipe, dataset, folder)
+    assert_equal_states(folder, whole_dir)
+    assert (folder / "metrics.csv").read_bytes() == (
+        whole_dir / "metrics.csv"
+    ).read_bytes()
+    assert_equal_weights(
+        evaluation.load_model(folder / "best.keras"),
+        evaluation.load_model(whole_dir / "best.keras"),
+    )
 
 
 @pytest.mark.slow
@@ -179,35 +267,115 @@ def test_best_epoch_survives_a_resumption(recipe, tmp_path):
     assert read_bias(tmp_path / "best.keras") == 1
 
 
-@pytest.mark.parametrize("size", [0, 100, 2000], ids=["empty", "head", "half"])
-def test_damaged_state_is_named(size, recipe, tmp_path):
-    model = make_model(recipe)
-    save_epochs(tmp_path, model, [(0.8, 2.0)])
-    path = tmp_path / "train_state.npz"
+def save_two_states(recipe, model_dir):
+    save_epochs(model_dir, make_model(recipe), [(0.8, 2.0), (0.9, 1.0)])
+    return list_states(model_dir)
+
+
+def damage(path, size):
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match="is damaged; delete it"):
-        checkpointing.Checkpoint(tmp_path).restore(model)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000], ids=["empty", "head", "half"])
+def test_damaged_state_gives_way_to_the_one_before(
+    size, recipe, tmp_path, capsys
+):
+    _, last = save_two_states(recipe, tmp_path)
+    damage(last, size)
+    checkpoint = checkpointing.Checkpoint(tmp_path)
+    model = make_model(recipe)
+    checkpoint.restore(model)
+    assert capsys.readouterr().out == (
+        f"Warning: {last} is damaged; the one before is used.\n"
+    )
+    assert checkpoint.epoch == 1
+    assert model.layers[-1].bias.numpy()[0] == 0
+    # It does not count among those that are kept.
+    checkpoint.set_model(model)
+    checkpoint.on_epoch_end(1, {"val_accuracy": 0.9, "val_loss": 1.0})
+    assert [read_state(p).epoch for p in list_states(tmp_path)] == [1, 2]
+
+
+def test_each_flipped_bit_of_a_state_is_noticed(recipe, tmp_path):
+    path = save_two_states(recipe, tmp_path)[-1]
+    contents = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(0, 8 * len(contents), 300):
+        flipped = bytearray(contents)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedStateError):
+            read_state(path)
+
+
+def test_nothing_but_damaged_states_is_one_line(recipe, tmp_path):
+    for path in save_two_states(recipe, tmp_path):
+        damage(path, 100)
+    with pytest.raises(UserError, match="none before it that is whole"):
+        checkpointing.Checkpoint(tmp_path).restore(make_model(recipe))
+
+
+@pytest.mark.parametrize("flip", range(5))
+def test_damaged_best_model_is_found_before_training(flip, recipe, tmp_path):
+    save_two_states(recipe, tmp_path)
+    path = tmp_path / "best.keras"
+    contents = bytearray(path.read_bytes())
+    contents[-30 if flip == 4 else len(contents) * (2 * flip + 1) // 10] ^= 16
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=r"best\.keras is damaged; delete"):
+        checkpointing.Checkpoint(tmp_path).restore(make_model(recipe))
+
+
+def test_missing_best_model_is_replaced(recipe, tmp_path):
+    save_two_states(recipe, tmp_path)
+    (tmp_path / "best.keras").unlink()
+    save_epochs(tmp_path, make_model(recipe), [(0.1, 3.0)])
+    assert read_bias(tmp_path / "best.keras") == 0
+
+
+def test_damaged_metrics_are_written_again(recipe, tmp_path):
+    save_two_states(recipe, tmp_path)
+    path = tmp_path / "metrics.csv"
+    before = path.read_bytes()
+    path.write_bytes(b"\xff\x00day" + before[5:])
+    checkpoint = checkpointing.Checkpoint(tmp_path)
+    checkpoint.restore(make_model(recipe))
+    checkpoint.roll_back()
+    assert path.read_bytes() == before
 
 
 def test_state_of_another_network_is_refused(recipe, tmp_path):
-    save_epochs(tmp_path, make_model(recipe), [(0.8, 2.0)])
+    save_two_states(recipe, tmp_path)
     with pytest.raises(UserError, match="of another network"):
         checkpointing.Checkpoint(tmp_path).restore(make_model(recipe, units=9))
 
 
-def test_failed_save_leaves_the_last_state(recipe, tmp_path, monkeypatch):
+def test_state_of_other_names_is_refused(recipe, tmp_path):
+    save_two_states(recipe, tmp_path)
     model = make_model(recipe)
-    save_epochs(tmp_path, model, [(0.8, 2.0)])
-    before = (tmp_path / "train_state.npz").read_bytes()
+    other = keras.models.clone_model(
+        model,
+        clone_function=lambda layer: type(layer).from_config(
+            {**layer.get_config(), "name": f"other_{layer.name}"}
+        ),
+    )
+    optimization.compile_classifier(other, recipe, steps_per_epoch=STEPS)
+    with pytest.raises(UserError, match="of another network"):
+        checkpointing.Checkpoint(tmp_path).restore(other)
 
-    def fail(path, *values, **named):
-        path.write_bytes(b"half a file")
+
+def test_failed_save_leaves_the_last_state(recipe, tmp_path, monkeypatch):
+    states = save_two_states(recipe, tmp_path)
+    before = [path.read_bytes() for path in states]
+
+    def fail(file, **named):
+        file.write(b"half a file")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="No space"):
-        save_epochs(tmp_path, model, [(0.8, 2.0)])
-    assert (tmp_path / "train_state.npz").read_bytes() == before
+        save_epochs(tmp_path, make_model(recipe), [(0.8, 2.0)])
+    assert list_states(tmp_path) == states
+    assert [path.read_bytes() for path in states] == before
 
 
 @pytest.mark.slow
@@ -219,4 +387,4 @@ def test_loss_that_is_not_finite_is_one_line(dataset, tmp_path):
     )
     with pytest.raises(UserError, match="smaller --learning_rate"):
         train(recipe, dataset, tmp_path)
-    assert not (tmp_path / "train_state.npz").exists()
+    assert not list_states(tmp_path)

@@ -23,6 +23,7 @@ import time
 
 from absl import flags
 
+from trainers.program import Terminated
 from trainers.program import UserError, refuse_arguments, run_program
 
 _NAME = flags.DEFINE_string("name", None, "Whom to greet.")
@@ -38,6 +39,12 @@ def main(argv):
         raise UserError("--name is missing.")
     if _NAME.value == "nobody":
         raise LookupError("There is nobody.")
+    if _NAME.value == "terminated":
+        raise Terminated
+    if _NAME.value == "full":
+        open("/dev/full", "wb", buffering=0).write(b"x")
+    if _NAME.value == "words":
+        raise RuntimeError("h5: No space left on device")
     print("ready", flush=True)
     if _NAME.value == "forever":
         time.sleep(60)
@@ -122,6 +129,22 @@ def test_errors_of_the_program_show_where_they_were_raised(run):
     assert code == 1
     assert "Traceback" in errors
     assert "LookupError: There is nobody." in errors
+
+
+def test_terminated_program_has_a_code_of_its_own(run):
+    assert run("--name=terminated") == (
+        143,
+        "",
+        "Terminated, with all saved. The same command goes on.\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["full", "words"])
+def test_full_disk_is_one_line(name, run):
+    code, output, errors = run(f"--name={name}")
+    assert (code, output) == (2, "")
+    assert errors.startswith("Error: The disk is full")
+    assert errors.count("\n") == 1
 
 
 def test_interrupted_program_says_how_to_go_on(start):

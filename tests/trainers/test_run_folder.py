@@ -2,10 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
 from trainers import run_folder
+from trainers.files import make_path
 from trainers.program import UserError
 
 
@@ -29,8 +33,10 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert message.endswith(f"Received: {tmp_path / 'file' / 'run'}")
 
 
-@pytest.mark.parametrize("name", ["best.keras", "last.keras"])
-def test_model_of_unknown_origin_is_not_overwritten(name, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["best.keras", "last.keras", "metrics.csv", "results.json"]
+)
+def test_file_of_unknown_origin_is_not_overwritten(name, tmp_path):
     (tmp_path / name).write_text("precious")
     message = get_error(run_folder.prepare_folder, tmp_path)
     assert f"holds {name} but no flags.json" in message
@@ -102,3 +108,59 @@ def test_run_cannot_become_shorter(tmp_path):
         may_change=("epochs",),
     )
     assert message.endswith("Received: --epochs=1 instead of 2")
+
+
+def test_run_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "flags.json").write_text("{}")
+    (tmp_path / "train_state.npz").write_text("precious")
+    message = get_error(run_folder.prepare_folder, tmp_path)
+    assert "a version that saved train_state.npz" in message
+
+
+def start_and_lock(folder):
+    """Starts a process that holds the lock of a folder."""
+    program = """
+        import sys, time
+        from trainers import run_folder
+        with run_folder.locking(sys.argv[1]):
+            print("locked", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), folder],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_lock_keeps_others_out_until_its_process_is_dead(tmp_path):
+    with start_and_lock(tmp_path) as process:
+        message = get_error(run_folder.locking(tmp_path).__enter__)
+        assert "Another process is training in" in message
+        process.kill()
+    with run_folder.locking(tmp_path):
+        pass
+    with run_folder.locking(tmp_path):
+        pass
+
+
+def test_folder_elsewhere_is_made_written_and_listed():
+    folder = f"ram://run_folder/{os.getpid()}"
+    run_folder.prepare_folder(folder)
+    run_folder.write_json(make_path(folder) / "flags.json", {"epochs": 3})
+    run_folder.write_json(make_path(folder) / "flags.json", {"epochs": 5})
+    assert run_folder.read_flags(folder) == {"epochs": 5}
+    names = [path.name for path in make_path(folder).iterdir()]
+    assert names == ["flags.json"]
+    message = get_error(run_folder.read_json, make_path(folder) / "other.json")
+    assert "cannot be read" in message
+
+
+def test_unknown_file_system_is_one_line_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = get_error(run_folder.prepare_folder, "nowhere://bucket/run")
+    assert "must be a folder that can be written" in message
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The program that trains, from its flags to its files."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from tests.support.training import SMALL
 from tests.support.training import run_main
 from trainers import evaluation
+from trainers import run_folder
 from trainers import train_classifier
 from trainers.knobs import list_knobs
 from trainers.program import UserError
@@ -35,6 +38,7 @@ def get_error(**values):
 @pytest.mark.slow
 def test_run_leaves_its_files(trained):
     assert sorted(path.name for path in trained.iterdir()) == [
+        ".lock",
         "best.keras",
         "confusion_matrix.png",
         "flags.json",
@@ -43,7 +47,7 @@ def test_run_leaves_its_files(trained):
         "metadata.json",
         "metrics.csv",
         "results.json",
-        "train_state.npz",
+        "states",
         "training_curves.png",
     ]
 
@@ -114,10 +118,29 @@ def test_evaluation_needs_no_flag_but_the_folder(trained):
 
 @pytest.mark.slow
 def test_finished_run_is_left_as_it_is(trained, capsys):
-    before = (trained / "train_state.npz").read_bytes()
+    last = run_folder.list_states(trained)[-1]
+    before = last.read_bytes()
     run_main(model_dir=str(trained), mode="train")
     assert "All 2 epochs are done" in capsys.readouterr().out
-    assert (trained / "train_state.npz").read_bytes() == before
+    assert run_folder.list_states(trained)[-1] == last
+    assert last.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_refused_resume_leaves_the_flags(trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "best.keras").write_bytes(b"damaged")
+    before = (tmp_path / "flags.json").read_bytes()
+    message = get_error(model_dir=str(tmp_path), epochs=3)
+    assert "best.keras is damaged" in message
+    assert (tmp_path / "flags.json").read_bytes() == before
+
+
+def test_folder_that_another_process_trains_in_is_refused(tmp_path):
+    with run_folder.locking(tmp_path):
+        message = get_error(model_dir=str(tmp_path), mode="train", **SMALL)
+    assert "Another process is training in" in message
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

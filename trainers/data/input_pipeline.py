@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainers.data.datasets import Split
+from trainers.data.image_dataset import Split
 from trainers.data.preprocessing import prepare_image
 
 
@@ -23,8 +23,9 @@ def make_training_batches(
     seed: int,
     epochs: int,
     initial_epoch: int = 0,
+    initial_step: int = 0,
 ) -> tf.data.Dataset:
-    """Makes the batches of all epochs from `initial_epoch` on.
+    """Makes the batches of all epochs from a step of `initial_epoch` on.
 
     Args:
         split: what to train on.
@@ -36,11 +37,13 @@ def make_training_batches(
         seed: int.
         epochs: number of epochs, those before `initial_epoch` included.
         initial_epoch: the first epoch, from 0.
+        initial_step: the first batch in it, from 0.
 
     Returns:
         Dataset of `(images, one_hot_labels)`: float32 `(batch_size,
         image_size, image_size, channels)`, 0 to 255, and float32
-        `(batch_size, num_classes)`; `split.size // batch_size` per epoch.
+        `(batch_size, num_classes)`; `split.size // batch_size` per epoch,
+        in the first one `initial_step` fewer.
     """
     examples_used = split.size // batch_size * batch_size
 
@@ -49,7 +52,8 @@ def make_training_batches(
         # is a tensor with a global seed of 0.
         tf.random.set_seed(1)
         key = tf.random.experimental.stateless_fold_in((seed, 0), epoch)
-        examples = split.examples.shuffle(
+        examples = split.reorder(key) if split.reorder else split.examples
+        examples = examples.shuffle(
             split.shuffle_buffer,
             seed=tf.random.stateless_uniform(
                 (), key, maxval=2**31, dtype=tf.int64
@@ -59,7 +63,11 @@ def make_training_batches(
         keys = tf.data.Dataset.range(examples_used).map(
             lambda index: tf.random.experimental.stateless_fold_in(key, index)
         )
-        return tf.data.Dataset.zip(keys, examples)
+        skipped = tf.where(epoch == initial_epoch, initial_step * batch_size, 0)
+        # Images are read later, so skipping takes little time.
+        return tf.data.Dataset.zip(keys, examples).skip(
+            tf.cast(skipped, tf.int64)
+        )
 
     def prepare(key, example):
         stored_image, label = example

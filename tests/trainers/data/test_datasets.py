@@ -1,13 +1,18 @@
 """Data sets whose images are known."""
 
+import os
+import pathlib
+
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import sklearn.datasets
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainers.data.datasets import check_files
+from trainers.data import preprocessing
+from trainers.data.checking import drop_bad_images
 from trainers.data.datasets import open_dataset
 from trainers.program import UserError
 
@@ -56,6 +61,10 @@ def photos(tmp_path):
     return tmp_path
 
 
+def list_files(split):
+    return [path.decode() for path, _ in split.examples.as_numpy_iterator()]
+
+
 def test_digits_are_the_scans_of_scikit_learn(digits):
     scans = sklearn.datasets.load_digits().images
     splits = (digits.train, digits.validation)
@@ -83,14 +92,15 @@ def test_digits_held_out_are_a_fifth_of_each_class(digits):
 
 def test_split_is_the_same_whatever_the_seed(photos):
     keras.utils.set_random_seed(1)
-    first = open_dataset(str(photos)).files
+    first = list_files(open_dataset(str(photos)).train)
     keras.utils.set_random_seed(2)
-    assert open_dataset(str(photos)).files == first
+    assert list_files(open_dataset(str(photos)).train) == first
 
 
 def test_folder_gives_images_with_their_classes(photos):
     dataset = open_dataset(str(photos))
-    check_files(dataset)
+    dataset, bad_images = drop_bad_images(dataset)
+    assert not bad_images
     assert dataset.class_names == ["cats", "dogs"]
     assert (dataset.train.size, dataset.validation.size) == (16, 4)
     labels = []
@@ -109,14 +119,15 @@ def test_folder_may_hold_its_own_split(photos):
         (photos / name).rename(photos / "train" / name)
     dataset = open_dataset(str(photos))
     assert (dataset.train.size, dataset.validation.size) == (18, 2)
-    assert all("val" in path for path in dataset.files[18:])
+    assert all("val" in path for path in list_files(dataset.validation))
+    assert not any("val" in path for path in list_files(dataset.train))
 
 
 def test_damaged_image_is_named(photos):
     damaged = photos / "dogs" / "7.PNG"
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(UserError, match=r"dogs/7\.PNG is damaged"):
-        check_files(open_dataset(str(photos)))
+        drop_bad_images(open_dataset(str(photos)))
 
 
 def test_folder_without_images_is_named(photos):
@@ -167,3 +178,89 @@ def test_unknown_dataset_is_refused_in_one_line(name, tmp_path):
 def test_unknown_dataset_comes_with_close_names():
     with pytest.raises(UserError, match="Did you mean cifar10"):
         open_dataset("cifra10")
+
+
+def test_suffixes_that_are_not_read_are_counted(photos, capsys):
+    for name in ("1.webp", "2.WEBP", "1.tiff", "._3.png", ".DS_Store", "notes"):
+        (photos / "dogs" / name).write_bytes(b"what it holds does not matter")
+    dataset, bad_images = drop_bad_images(open_dataset(str(photos)))
+    assert not bad_images
+    assert dataset.train.size + dataset.validation.size == 20
+    output = capsys.readouterr().out
+    assert "1 .tiff, 2 .webp, 1 without a suffix;" in output
+
+
+def test_class_that_is_not_in_train_is_refused(photos):
+    for split, names in (("train", ["cats", "dogs"]), ("val", ["cats", "emu"])):
+        for name in names:
+            (photos / split / name).mkdir(parents=True)
+            (photos / split / name / "1.png").touch()
+    with pytest.raises(UserError, match="Received: emu"):
+        open_dataset(str(photos))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "dangling"])
+def test_what_bears_the_name_of_an_image_must_be_a_file(photos, kind):
+    path = photos / "dogs" / "x.png"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "loop" else photos / "nothing")
+    with pytest.raises(UserError, match=r"x\.png is a folder, a pipe or"):
+        open_dataset(str(photos))
+
+
+def test_bad_images_are_left_out_up_to_a_number(photos):
+    files = list_files(open_dataset(str(photos)).train)
+    bad = [files[2], files[11]]
+    for path in bad:
+        pathlib.Path(path).write_bytes(b"no image")
+    with pytest.raises(UserError, match="and 1 others are bad") as error:
+        drop_bad_images(open_dataset(str(photos)), 1)
+    assert str(error.value).endswith("Received: --max_bad_images=1")
+    dataset, lines = drop_bad_images(open_dataset(str(photos)), 2)
+    assert lines == [f"{path} is damaged or no image" for path in bad]
+    assert dataset.train.size == 14
+    # The others stay in their order.
+    rest = [path for path in files if path not in bad]
+    assert list_files(dataset.train) == rest
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "gif", "bmp"])
+def test_image_of_too_many_pixels_is_bad(photos, suffix, monkeypatch):
+    path = photos / "dogs" / f"x.{suffix}"
+    PIL.Image.new("RGB", (311, 257)).save(path)
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 311 * 257)
+    _, lines = drop_bad_images(open_dataset(str(photos)), 1)
+    assert not lines
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 311 * 257 - 1)
+    _, lines = drop_bad_images(open_dataset(str(photos)), 1)
+    assert lines == [f"{path} has {preprocessing.TOO_LARGE}"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_gray_or_colored_as_asked(photos, channels):
+    for dataset in (
+        open_dataset(str(photos), channels=channels),
+        open_dataset("digits", channels=channels),
+    ):
+        stored_image, _ = next(iter(dataset.train.examples))
+        assert dataset.channels == channels
+        assert dataset.train.load(stored_image).shape[-1] == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mnist:9.9.9", "9.9.9"),
+        ("huggingface:mnist", "pip install datasets"),
+        ("imdb_reviews", "not for image classification"),
+    ],
+)
+def test_what_tfds_cannot_give_is_one_line(name, reason, tmp_path):
+    with pytest.raises(UserError, match=reason) as error:
+        open_dataset(name, str(tmp_path))
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainers.data import augmentation
 from trainers.data import input_pipeline
-from trainers.data.datasets import Split
+from trainers.data.image_dataset import Split
 
 
 def make_split(size):
@@ -62,6 +62,11 @@ def test_resumed_training_batches_are_the_last_of_all():
     last_images, last_labels = make_training_batches(13, initial_epoch=2)
     np.testing.assert_array_equal(last_images, images[4:])
     np.testing.assert_array_equal(last_labels, labels[4:])
+    last_images, last_labels = make_training_batches(
+        13, initial_epoch=1, initial_step=1
+    )
+    np.testing.assert_array_equal(last_images, images[3:])
+    np.testing.assert_array_equal(last_labels, labels[3:])
 
 
 def test_training_images_keep_their_labels():

@@ -1,0 +1,57 @@
+"""Which images are left out of a run, and whether it may go on so."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tests.support.training import run_main
+from trainers.data import checking
+from trainers.program import UserError
+
+
+def test_list_of_bad_images_is_compared(tmp_path):
+    path = tmp_path / "bad_images.txt"
+    checking.compare_bad_images(path, [])
+    checking.write_bad_images(path, ["cats/1.png is damaged", "2.png is too"])
+    checking.compare_bad_images(path, ["cats/1.png is damaged", "2.png is too"])
+    with pytest.raises(UserError, match="Received: 1 instead of 2"):
+        checking.compare_bad_images(path, ["cats/1.png is damaged"])
+    checking.write_bad_images(path, [])
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_run_leaves_out_bad_images_and_goes_on_so(tmp_path):
+    random = np.random.default_rng(0)
+    photos = tmp_path / "photos"
+    for name in ("cats", "dogs"):
+        (photos / name).mkdir(parents=True)
+        for number in range(7):
+            pixels = random.integers(0, 256, (13, 11, 3), np.uint8)
+            PIL.Image.fromarray(pixels).save(photos / name / f"{number}.png")
+    (photos / "dogs" / "3.png").write_bytes(b"no image")
+    listed = tmp_path / "run" / "bad_images.txt"
+
+    def run(**values):
+        run_main(
+            dataset=str(photos),
+            model_dir=str(tmp_path / "run"),
+            depth=26,
+            width_multiplier=0.125,
+            image_size=16,
+            stem_strides=1,
+            scope_size=3,
+            batch_size=5,
+            **values,
+        )
+
+    with pytest.raises(UserError, match=r"3\.png is damaged"):
+        run(epochs=1)
+    lines = f"{photos}/dogs/3.png is damaged or no image\n"
+    assert listed.read_text() == lines
+    run(epochs=1, max_bad_images=2)
+    assert listed.read_text() == lines
+    (photos / "cats" / "2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="Other images are bad"):
+        run(epochs=2, max_bad_images=2)
+    assert listed.read_text() == lines

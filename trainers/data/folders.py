@@ -1,0 +1,145 @@
+"""Folders with a folder of images for each class."""
+
+import collections
+import functools
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.data.image_dataset import ImageDataset
+from trainers.data.image_dataset import Split
+from trainers.data.image_dataset import hold_out
+from trainers.data.preprocessing import decode_image_within_limit
+from trainers.program import UserError
+
+# What TensorFlow decodes, here and in an exported model.
+_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+
+def open_folder(root: pathlib.Path, channels: int = 3) -> ImageDataset:
+    """Opens a folder of images.
+
+    Files and folders whose names begin with a dot do not count: macOS leaves
+    `._1.png` beside `1.png`. How many other files are no images is printed.
+
+    Args:
+        root: holds a folder of images for each class, or such folders for
+            `train` and `validation` (or `val`, or `test`). Without the
+            latter, a fifth of each class is held out.
+        channels: 1 for grayscale or 3 for colors.
+
+    Raises:
+        UserError: If there is nothing to train on, if what bears an image's
+            name is no file, or if the classes of both folders differ.
+    """
+    ignored = collections.Counter()
+    if (root / "train").is_dir():
+        held_out = _find_held_out(root)
+        class_names = _list_folders(root / "train")
+        _check_classes(held_out, class_names)
+        train = _list_images(root / "train", class_names, ignored)
+        validation = _list_images(held_out, class_names, ignored)
+    else:
+        class_names = _list_folders(root)
+        train, validation = hold_out(*_list_images(root, class_names, ignored))
+    if ignored:
+        kinds = [f"{count} {kind}" for kind, count in sorted(ignored.items())]
+        print(
+            f"Ignored in {root}: {', '.join(kinds)}; only "
+            f"{', '.join(_IMAGE_SUFFIXES)} are read."
+        )
+    return ImageDataset(
+        class_names=class_names,
+        channels=channels,
+        train=_split_files(*train, channels),
+        validation=_split_files(*validation, channels),
+    )
+
+
+def _split_files(paths, labels, channels):
+    def drop(positions):
+        return _split_files(
+            np.delete(paths, list(positions)),
+            np.delete(labels, list(positions)),
+            channels,
+        )
+
+    return Split(
+        tf.data.Dataset.from_tensor_slices(
+            (np.asarray(paths, object), np.asarray(labels, np.int64))
+        ),
+        size=len(labels),
+        shuffle_buffer=len(labels),
+        load=functools.partial(_read_image, channels=channels),
+        describe=lambda position: str(paths[position]),
+        drop=drop,
+    )
+
+
+def _read_image(path, channels):
+    return decode_image_within_limit(tf.io.read_file(path), channels)
+
+
+def _list_folders(root):
+    names = sorted(
+        entry.name
+        for entry in root.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if len(names) < 2:
+        raise UserError(
+            f"{root} must hold at least two folders of images, one for each "
+            f"class. Received: {', '.join(names) or 'none'}"
+        )
+    return names
+
+
+def _check_classes(held_out, class_names):
+    unknown = sorted(set(_list_folders(held_out)) - set(class_names))
+    if unknown:
+        raise UserError(
+            f"{held_out} must hold no class that is not in train, because "
+            f"nothing is learned of it. Received: {', '.join(unknown)}"
+        )
+
+
+def _list_images(root, class_names, ignored):
+    paths = []
+    labels = []
+    for label, class_name in enumerate(class_names):
+        found = _list_class(root / class_name, ignored)
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def _list_class(folder, ignored):
+    found = []
+    for path in sorted(folder.glob("[!.]*"), key=str):
+        if path.suffix.lower() in _IMAGE_SUFFIXES:
+            # Reading a named pipe would wait forever.
+            if not path.is_file():
+                raise UserError(
+                    f"{path} is a folder, a pipe or a link to nothing, not an "
+                    "image file; remove or rename it."
+                )
+            found.append(str(path))
+        elif not path.is_dir():
+            ignored[path.suffix.lower() or "without a suffix"] += 1
+    if not found:
+        raise UserError(
+            f"{folder} must hold images that end in "
+            f"{', '.join(_IMAGE_SUFFIXES)}. Received: none"
+        )
+    return found
+
+
+def _find_held_out(root):
+    for name in ("validation", "val", "test"):
+        if (root / name).is_dir():
+            return root / name
+    raise UserError(
+        f"{root} has a folder named train, so it must have one named "
+        "validation, val or test besides."
+    )

@@ -9,6 +9,7 @@ import csv
 import os
 import threading
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from signal import SIGTERM
 from signal import signal
@@ -35,6 +36,9 @@ class Checkpoint(keras.callbacks.Callback):
     The best epoch has the highest validation accuracy; among equals, the
     lowest validation loss. A state is written after each epoch, and within it
     every so many steps: the last of them decides where a run goes on.
+
+    A model that trains a `network` has it saved, or, as the best, its
+    `average` if that is better.
 
     Call `restore`, then `roll_back`, then `fit` from `epoch` and `step` on.
     Put it after the other callbacks: what they wrote about an epoch is then
@@ -120,6 +124,12 @@ class Checkpoint(keras.callbacks.Callback):
         event_log.roll_back(self._logs_folder, self._event_sizes)
         self._write_rows()
 
+    def count_epochs_since_best(self) -> int:
+        """Returns how many whole epochs came after the best one."""
+        scores = [score_epoch(row)[0] for row in self._rows]
+        # The first of equals.
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
     @contextmanager
     def saving_when_terminated(self) -> Iterator[None]:
         """Has SIGTERM, within the block, save a state after the current step.
@@ -152,17 +162,19 @@ class Checkpoint(keras.callbacks.Callback):
             self.step // self.every_steps > before // self.every_steps
         )
         if is_due or self._is_terminated:
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
             self._write_state(_get_metrics(self.model))
         self._stop_if_terminated()
 
     def on_epoch_end(self, epoch, logs=None):
-        # Rounded, because equal counts of right answers need not add up to
-        # the same float.
-        score = (round(logs["val_accuracy"], 6), -logs["val_loss"])
+        score, is_average = score_epoch(logs)
+        network = get_network(self.model)
         if score > self.best:
             self.best = score
-            self._save(run_folder.BEST_FILE)
-        self._save(run_folder.LAST_FILE)
+            best = self.model.average if is_average else network
+            self._save(best, run_folder.BEST_FILE)
+        self._save(network, run_folder.LAST_FILE)
         self._rows.append({"epoch": epoch, **dict(sorted(logs.items()))})
         self._write_rows()
         self.epoch, self.step = epoch + 1, 0
@@ -217,10 +229,10 @@ class Checkpoint(keras.callbacks.Callback):
             )
         return state.best
 
-    def _save(self, name):
+    def _save(self, network, name):
         if self.writes:
             with replacing(self.model_dir / name) as temporary:
-                self.model.save(temporary)
+                network.save(temporary)
 
     def _write_rows(self):
         path = self.model_dir / run_folder.METRICS_FILE
@@ -277,11 +289,41 @@ class Checkpoint(keras.callbacks.Callback):
             state.unlink()
 
 
+def score_epoch(logs: Mapping[str, float]) -> tuple[tuple[float, float], bool]:
+    """Scores what an epoch came to.
+
+    Args:
+        logs: what `fit` reports of it.
+
+    Returns:
+        Accuracy and negative loss in validation, those of the average of the
+        weights if there is one and it is better; and whether it is.
+    """
+    # Rounded, because equal counts of right answers need not add up to the
+    # same float.
+    scores = [
+        (round(logs[f"{prefix}accuracy"], 6), -logs[f"{prefix}loss"])
+        for prefix in ("val_", "val_average_")
+        if f"{prefix}loss" in logs
+    ]
+    best = max(scores)
+    return best, best != scores[0]
+
+
+def get_network(model: keras.Model) -> keras.Model:
+    """Returns the network that a model trains, a plain model."""
+    return getattr(model, "network", model)
+
+
 def _list_variables(model):
     # The model's variables include the states of its random generators.
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    return [*model.variables, *model.optimizer.variables]
+    metrics = {id(variable) for variable in model.metrics_variables}
+    return [
+        *(v for v in model.variables if id(v) not in metrics),
+        *model.optimizer.variables,
+    ]
 
 
 def _is_state_of(variables, state):
@@ -296,6 +338,8 @@ def _is_state_of(variables, state):
 def _get_metrics(model):
     """Returns the values of each metric's variable on all replicas."""
     variables = model.metrics_variables
+    if keras.backend.backend() != "tensorflow":
+        return [keras.ops.convert_to_numpy(v)[np.newaxis] for v in variables]
     strategy = model.distribute_strategy
     on_replicas = strategy.run(
         lambda: [keras.ops.expand_dims(v.value, 0) for v in variables]
@@ -306,6 +350,12 @@ def _get_metrics(model):
 
 def _set_metrics(model, values):
     _build_metrics(model)
+    if keras.backend.backend() != "tensorflow":
+        for variable, value in zip(
+            model.metrics_variables, values, strict=True
+        ):
+            variable.assign(value.sum(axis=0))
+        return
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     if values[0].shape[0] != replicas:
@@ -329,6 +379,7 @@ def _set_metrics(model, values):
 def _build_metrics(model):
     # Without a strategy, Keras makes their variables in the first step.
     if any(not metric.variables for metric in model.metrics):
-        labels = np.zeros((1, model.output_shape[-1]), np.float32)
+        classes = get_network(model).output_shape[-1]
+        labels = np.zeros((1, classes), np.float32)
         model.compute_metrics(None, labels, labels, sample_weight=None)
         model.reset_metrics()

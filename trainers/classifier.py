@@ -5,6 +5,7 @@ import functools
 import keras
 
 import lambda_keras
+from lambda_keras.networks import weights as weights_module
 from trainers.recipes import Recipe
 
 
@@ -31,7 +32,9 @@ def build_classifier(
         ValueError: If there is no such network.
     """
     normalization = keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, synchronized=synchronized
+        momentum=recipe.batch_norm_momentum,
+        epsilon=1e-5,
+        synchronized=synchronized,
     )
     input_shape = (recipe.image_size, recipe.image_size, channels)
     network = lambda_keras.build_lambda_resnet(
@@ -58,3 +61,57 @@ def build_classifier(
         1 / 127.5, offset=-1.0, dtype="float32", name="rescaling"
     )(images)
     return keras.Model(images, network(rescaled), name=f"{network.name}_logits")
+
+
+def load_weights(model: keras.Model, weights: str) -> bool:
+    """Gives a classifier the weights of a trained one.
+
+    Args:
+        model: what `build_classifier` returns.
+        weights: path of a `.keras` file of the same network at any image size,
+            or of a checkpoint of timm.
+
+    Returns:
+        Whether the classifier's weights are among them: not if those are for
+        another number of classes.
+
+    Raises:
+        ValueError: If they are those of another network.
+        OSError: If there is no such file.
+    """
+    network = get_network(model)
+    try:
+        weights_module.load_weights(network, weights)
+        return True
+    except ValueError:
+        features = keras.Model(
+            network.input, network.get_layer("predictions").input
+        )
+        weights_module.load_weights(features, weights)
+        return False
+
+
+def freeze_stages(model: keras.Model, stages: int) -> None:
+    """Keeps the first parts of a classifier as they are in training.
+
+    Batch normalization in them does as in inference.
+
+    Args:
+        model: what `build_classifier` returns.
+        stages: 0 for none, 1 for the stem, 2 to 5 for the stages up to `c2` to
+            `c5` too.
+    """
+    if not stages:
+        return
+    layers = get_network(model).layers
+    names = [layer.name for layer in layers]
+    # The stem ends where the first block of c2 begins.
+    ends = [next(n for n, name in enumerate(names) if name.startswith("c2_"))]
+    ends += [names.index(f"c{number}") + 1 for number in range(2, 6)]
+    for layer in layers[: ends[stages - 1]]:
+        layer.trainable = False
+
+
+def get_network(model: keras.Model) -> keras.Model:
+    """Returns the network within a classifier, without what precedes it."""
+    return model.layers[-1]

@@ -14,10 +14,18 @@ class EventLog(keras.callbacks.TensorBoard):
 
     Args:
         folder: where the events go.
+        profile_steps: the first and the last step that the profiler records,
+            from 1. `None` for none.
     """
 
-    def __init__(self, folder: os.PathLike):
-        super().__init__(str(folder), write_graph=False)
+    def __init__(
+        self,
+        folder: os.PathLike,
+        profile_steps: tuple[int, int] | None = None,
+    ):
+        super().__init__(
+            str(folder), write_graph=False, profile_batch=profile_steps or 0
+        )
 
     def flush(self) -> None:
         """Writes the events that are still in memory to their files."""

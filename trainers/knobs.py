@@ -125,6 +125,36 @@ def replace_knobs(owner: Any, values: Mapping[str, Any]) -> Any:
     )
 
 
+def convert_value(field: dataclasses.Field, value: Any) -> Any:
+    """Returns a value that was read from a file as the knob's type has it.
+
+    An int stands for a float too, and text for a number that YAML takes for
+    text, such as 1e-4.
+
+    Raises:
+        UserError: If it is of another type.
+    """
+    kind = _get_kind(field)
+    if value is None and field.default is None:
+        return None
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is kind:
+        return value
+    raise UserError(
+        f"--{field.name} must be of type {kind.__name__}. "
+        f"Received: --{field.name}={value!r}"
+    )
+
+
+def _get_kind(field):
+    # Without the None of `str | None`.
+    return (typing.get_args(field.type) or (field.type,))[0]
+
+
 def define_flags(owner: type, *, show_defaults: bool) -> list[flags.FlagHolder]:
     """Defines a flag for each knob of a dataclass.
 
@@ -146,8 +176,7 @@ def define_flags(owner: type, *, show_defaults: bool) -> list[flags.FlagHolder]:
 
 def _define_flag(field, about, show_default):
     parts = [about.help]
-    # Without the None of `str | None`.
-    kind = (typing.get_args(field.type) or (field.type,))[0]
+    kind = _get_kind(field)
     define = _DEFINE[kind]
     if kind is str and about.rule and about.rule.choices:
         # Says in `--help` what the choices are.

@@ -1,19 +1,23 @@
-"""How each data set is trained if the flags say nothing else."""
+"""What a recipe is: a network, its images and its optimization."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from trainers.data import augmentation
 from trainers.knobs import at_least
+from trainers.knobs import between
 from trainers.knobs import greater_than
 from trainers.knobs import knob
 from trainers.knobs import one_of
 from trainers.knobs import share
 
 _data = functools.partial(knob, group="data")
+_augmentation = functools.partial(knob, group="augmentation")
 _model = functools.partial(knob, group="model")
 _optimization = functools.partial(knob, group="optimization")
 
@@ -22,11 +26,15 @@ _optimization = functools.partial(knob, group="optimization")
 class Recipe:
     """A network, its images and its optimization.
 
-    Each knob is a flag of `train_classifier`. The defaults are the 90 epochs
-    of the paper on ImageNet, with a batch that fits one accelerator.
+    Each knob is a flag of `train_classifier`. `recipe_table` has those that
+    have a name.
 
-    Reference:
-        - [Bello, 2021](https://arxiv.org/abs/2102.08602), appendix E.2
+    Attributes:
+        crop_fraction: share of the shorter side that the central crop keeps in
+            evaluation.
+        augment: function `(image, image_size, key)` to a float32 image, the
+            first part of the augmentation.
+        sources: where the values are from, by the names of the fields.
     """
 
     image_size: int = _data(
@@ -35,13 +43,40 @@ class Recipe:
         "--stem_strides",
     )
 
+    color_jitter_strength: float = _augmentation(
+        0.0,
+        "Largest relative change of brightness, contrast and saturation, 0 for "
+        "none",
+        between(0, 1),
+    )
+    rand_augment_layers: int = _augmentation(
+        0, "Operations of RandAugment on each image, 0 for none", at_least(0)
+    )
+    rand_augment_magnitude: float = _augmentation(
+        10.0, "Strength of these operations", between(0, 30)
+    )
+    random_erasing_rate: float = _augmentation(
+        0.0, "Share of images in which a rectangle becomes noise", between(0, 1)
+    )
+    mixup_alpha: float = _augmentation(
+        0.0,
+        "Of the beta distribution of Mixup, 0 for none; with --cutmix_alpha, "
+        "each mixes half of the batches",
+        at_least(0),
+    )
+    cutmix_alpha: float = _augmentation(
+        0.0, "Of the beta distribution of CutMix, 0 for none", at_least(0)
+    )
+
     depth: int = _model(50, "Layers: 26, 50, 101, 152, 200, 270, 350 or 420")
     layout: str | None = _model(
         None,
         "C (convolutions) or L (lambda layers) for each of four stages; "
         "without it the paper's hybrid",
     )
-    architecture: str = _model("rs", "rs (ResNet-RS) or v1 (the first ResNet)")
+    architecture: str = _model(
+        "rs", "rs (ResNet-RS), v1 (the first ResNet) or tiered (timm's)"
+    )
     scope_size: int = _model(
         23, "Width of the lambda layers' scope, odd, positions"
     )
@@ -52,89 +87,78 @@ class Recipe:
         4, "Downsampling before the first stage", one_of(4, 2, 1)
     )
 
+    batch_norm_momentum: float = _model(
+        0.9, "Share that batch normalization keeps of its statistics", share()
+    )
+    dropout_rate: float = _model(
+        0.0, "Share of features dropped before the classifier", share()
+    )
+    stochastic_depth_rate: float = _model(
+        0.0, "Share of examples that skip a block in the last stage", share()
+    )
+
     epochs: int = _optimization(90, "Length of training, epochs", at_least(1))
     batch_size: int = _optimization(
         256, "Examples per step on all devices together", at_least(1)
     )
-    # The paper's 0.1 per 256 examples in a batch.
+    gradient_accumulation_steps: int = _optimization(
+        1,
+        "Parts of a device's share of the batch that are computed one after "
+        "the other, in the memory of one",
+        at_least(1),
+    )
+    optimizer: str = _optimization(
+        "sgd", "Optimizer", one_of("sgd", "adamw", "lamb", "rmsprop")
+    )
     learning_rate: float = _optimization(
         0.1,
         "Largest learning rate, after the warm-up; without it the recipe's, "
         "in proportion to the batch size",
         greater_than(0),
     )
+    learning_rate_decay: str = _optimization(
+        "cosine",
+        "What follows the warm-up: half a cosine down to 0, steps to a tenth "
+        "after 1/3, 2/3 and 8/9 of the epochs, or nothing",
+        one_of("cosine", "step", "constant"),
+    )
+    warmup_epochs: float = _optimization(
+        5.0,
+        "Epochs in which the learning rate rises from 0; half of the run at "
+        "most",
+        at_least(0),
+    )
+    momentum: float = _optimization(0.9, "Of sgd and rmsprop", share())
+    nesterov: bool = _optimization(False, "Whether sgd's is Nesterov's")
     weight_decay: float = _optimization(
-        1e-4, "Twice the factor on the sum of squared weights", at_least(0)
+        1e-4,
+        "Twice the factor on the sum of squared weights, without those of "
+        "normalizations and biases; adamw and lamb take it of the weights "
+        "instead, in proportion to the learning rate",
+        at_least(0),
+    )
+    global_clipnorm: float = _optimization(
+        0.0, "Longest gradient of the whole batch, 0 for any", at_least(0)
     )
     label_smoothing: float = _optimization(
         0.1, "Share of a label that is spread over all classes", share()
     )
-    dropout_rate: float = _optimization(
-        0.0, "Share of features dropped before the classifier", share()
-    )
-    stochastic_depth_rate: float = _optimization(
-        0.0, "Share of examples that skip a block in the last stage", share()
+    ema_momentum: float = _optimization(
+        0.0,
+        "Share that the average of the weights keeps per step, 0 for no "
+        "average",
+        share(),
     )
 
-    warmup_epochs: float = 5
-    # Share of the shorter side that the central crop keeps in evaluation.
     crop_fraction: float = 0.875
-    # Function (image, image_size, key) -> float32 image.
     augment: Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor] = (
         augmentation.crop_and_flip
     )
+    sources: Mapping[str, str] = dataclasses.field(
+        default_factory=dict, compare=False
+    )
 
-
-_IMAGENET = Recipe()
-
-# Batch, rate, weight decay and augmentation: He et al., 2016, section 4.2.
-_SMALL_PHOTOGRAPHS = Recipe(
-    scope_size=7,
-    stem_strides=1,
-    image_size=32,
-    epochs=200,
-    batch_size=128,
-    crop_fraction=1.0,
-    augment=augmentation.shift_and_flip,
-)
-
-# Measured on the 8x8 scans of scikit-learn: see `train_classifier`.
-_DIGITS = Recipe(
-    depth=26,
-    scope_size=7,
-    width_multiplier=0.25,
-    stem_strides=1,
-    image_size=16,
-    epochs=20,
-    batch_size=64,
-    warmup_epochs=2,
-    crop_fraction=1.0,
-    augment=augmentation.jitter,
-)
-
-# About 25 minutes on two CPU cores, 207 ms per step.
-_FASHION_MNIST = Recipe(
-    depth=26,
-    scope_size=7,
-    width_multiplier=0.25,
-    stem_strides=2,
-    image_size=28,
-    epochs=15,
-    batch_size=128,
-    warmup_epochs=1,
-    crop_fraction=1.0,
-    augment=functools.partial(augmentation.shift_and_flip, padding=2),
-)
-
-_RECIPES = {
-    "digits": _DIGITS,
-    "fashion_mnist": _FASHION_MNIST,
-    "cifar10": _SMALL_PHOTOGRAPHS,
-    "cifar100": _SMALL_PHOTOGRAPHS,
-}
-
-
-def get_recipe(dataset: str) -> Recipe:
-    """Returns the recipe of a data set, the paper's for an unknown one."""
-    name, _, _ = dataset.partition(":")  # Without a version.
-    return _RECIPES.get(name, _IMAGENET)
+    def replace(self, source: str, **values: Any) -> "Recipe":
+        """Returns a recipe with other values, which are from `source`."""
+        sources = {**self.sources, **dict.fromkeys(values, source)}
+        return dataclasses.replace(self, **values, sources=sources)

@@ -23,6 +23,8 @@ LAST_FILE = "last.keras"
 BEST_FILE = "best.keras"
 # Those that are left out, one on each line.
 BAD_IMAGES_FILE = "bad_images.txt"
+# What --dry_run draws.
+BATCH_FILE = "augmented_batch.png"
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "training_curves.png"
 RESULTS_FILE = "results.json"

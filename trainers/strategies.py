@@ -5,9 +5,12 @@ import logging
 import os
 import socket
 import urllib.parse
+from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
+from trainers import data_parallel
 from trainers.program import UserError
 
 _PROBE_SECONDS = 5
@@ -16,6 +19,67 @@ _TF_CONFIG_HELP = (
     '\'{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}\'.'
 )
+
+
+class Devices(NamedTuple):
+    """Where a process trains, alone or with others.
+
+    Attributes:
+        strategy: a `tf.distribute.Strategy`; TensorFlow's default one on
+            another backend of Keras.
+        count: number of devices that share a batch, over all processes.
+        processes: number of processes that train together.
+        is_chief: whether this process writes the files.
+    """
+
+    strategy: tf.distribute.Strategy
+    count: int
+    processes: int
+    is_chief: bool
+
+
+def find_devices(name: str = "auto", tpu: str | None = None) -> Devices:
+    """Finds the devices to train on, and connects to other processes.
+
+    To be called before anything is computed, after
+    `keras.utils.set_random_seed`.
+
+    Args:
+        name: as in `get_strategy`, or `"data_parallel"` for all devices of
+            JAX.
+        tpu: as in `get_strategy`.
+
+    Raises:
+        UserError: As `get_strategy` and `data_parallel.distribute` do, or if
+            the backend of Keras is of no use for `name`.
+    """
+    if name == "data_parallel":
+        distribution = data_parallel.distribute()
+        import jax
+
+        return Devices(
+            tf.distribute.get_strategy(),
+            count=distribution.device_mesh.devices.size,
+            processes=jax.process_count(),
+            is_chief=jax.process_index() == 0,
+        )
+    if keras.backend.backend() != "tensorflow" and name not in (
+        "auto",
+        "one_device",
+    ):
+        raise UserError(
+            f"--strategy={name} needs TensorFlow; several devices of JAX are "
+            "--strategy=data_parallel. Received: "
+            f"KERAS_BACKEND={keras.backend.backend()}"
+        )
+    strategy = get_strategy(name, tpu)
+    workers = max(1, len(_read_workers())) if name == "multi_worker" else 1
+    return Devices(
+        strategy,
+        count=strategy.num_replicas_in_sync,
+        processes=workers,
+        is_chief=strategy.extended.should_checkpoint,
+    )
 
 
 def get_strategy(name: str = "auto", tpu: str | None = None):

@@ -23,6 +23,7 @@ epoch or after --checkpoint_every_steps. TF_CPP_MIN_LOG_LEVEL=2 in the
 environment quiets TensorFlow.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -34,10 +35,12 @@ from absl import flags
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
+from trainers import plots
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
+from trainers.checkpointing import get_network
 from trainers.data import caching
 from trainers.data import checking
 from trainers.data import datasets
@@ -66,26 +69,61 @@ _MODE = flags.DEFINE_enum(
     "What to do; eval writes results.json and confusion_matrix.png.",
     module_name="run",
 )
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "JSON or YAML file of flags by name; the command line overrides it, and it "
+    "the recipe.",
+    module_name="run",
+)
+_PRINT_RECIPE = flags.DEFINE_bool(
+    "print_recipe",
+    False,
+    "Print each value of the recipe and where it is from, and stop.",
+    module_name="run",
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Check all, draw the first batch as augmented_batch.png, and stop.",
+    module_name="run",
+)
 
 # A run may go on for longer, elsewhere, or with its data in another place.
 _CHANGES_IN_TRAINING = (
     "checkpoint_every_steps",
     "data_dir",
+    "early_stopping_epochs",
     "epochs",
+    "gradient_accumulation_steps",
+    "jit_compile",
     "keep_checkpoints",
+    "profile_steps",
+    "steps_per_execution",
     "strategy",
     "tpu",
+    "weights",
 )
 _CHANGES_IN_EVALUATION = (*_CHANGES_IN_TRAINING, "batch_size", "dataset")
 
 
-def run_mode(mode: str, given: Mapping, model_dir: os.PathLike) -> None:
+def run_mode(
+    mode: str,
+    given: Mapping,
+    model_dir: os.PathLike,
+    *,
+    config: Mapping | None = None,
+    is_dry: bool = False,
+) -> None:
     """Trains or evaluates as the flags say.
 
     Args:
         mode: `"train"`, `"eval"` or `"train_and_eval"`.
         given: the flags that were given, by name.
         model_dir: folder of the run.
+        config: the flags in a file, by name.
+        is_dry: whether to stop before the first step, with a picture of the
+            first batch.
 
     Raises:
         UserError: If something is wrong that the user can mend.
@@ -99,7 +137,7 @@ def run_mode(mode: str, given: Mapping, model_dir: os.PathLike) -> None:
         raise UserError(
             f"--mode=eval needs the --model_dir of a run. Received: {model_dir}"
         )
-    resolved = settings.resolve_flags(given, saved)
+    resolved = settings.resolve_flags(given, saved, config)
     run_folder.check_flags(
         model_dir,
         saved,
@@ -110,33 +148,51 @@ def run_mode(mode: str, given: Mapping, model_dir: os.PathLike) -> None:
     )
     run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
-    dataset = open_checked(run, model_dir, mode, is_new=not saved)
-    strategy = strategies.get_strategy(run.strategy, run.tpu)
-    configure_keras(run.seed, run.precision)
-
+    configure_keras(run)
+    devices = strategies.find_devices(run.strategy, run.tpu)
+    dataset = open_checked(
+        run, model_dir, mode, is_new=not saved, is_chief=devices.is_chief
+    )
     if mode != "eval":
-        model = training.make_model(recipe, dataset, strategy)
+        model = training.make_model(recipe, dataset, run, devices)
+        print(f"Parameters: {get_network(model).count_params():,}")
+        if is_dry:
+            draw_first_batch(recipe, dataset, run, model_dir)
+            return
         run_folder.prepare_folder(model_dir)
-        with run_folder.locking(model_dir):
-            checkpoint = training.restore(model, model_dir=model_dir, run=run)
+        with contextlib.ExitStack() as stack:
+            if devices.is_chief:
+                stack.enter_context(run_folder.locking(model_dir))
+            checkpoint = training.restore(
+                model, model_dir=model_dir, run=run, devices=devices
+            )
             if saved and saved["epochs"] < recipe.epochs:
                 print(
                     f"--epochs={recipe.epochs} instead of {saved['epochs']}: "
                     "from here on, the learning rate is that of a run of this "
                     "length."
                 )
-            # After all that can be refused.
-            run_folder.write_json(model_dir / run_folder.FLAGS_FILE, resolved)
+            if devices.is_chief:
+                # After all that can be refused.
+                run_folder.write_json(
+                    model_dir / run_folder.FLAGS_FILE, resolved
+                )
             training.train(
-                model, recipe, dataset, checkpoint=checkpoint, seed=run.seed
+                model,
+                recipe,
+                dataset,
+                checkpoint=checkpoint,
+                run=run,
+                devices=devices,
             )
-        print(f"Parameters: {model.count_params():,}")
-    if mode != "train":
+    if mode != "train" and devices.is_chief:
+        # One of several processes evaluates, alone.
+        alone = tf.distribute.get_strategy()
         results = evaluation.evaluate(
             model_dir,
             dataset,
             batch_size=recipe.batch_size,
-            strategy=strategy,
+            strategy=devices.strategy if devices.processes == 1 else alone,
         )
         print(
             f"Accuracy:   {results['accuracy']:.2%} of {results['examples']} "
@@ -146,8 +202,34 @@ def run_mode(mode: str, given: Mapping, model_dir: os.PathLike) -> None:
     print(f"Results in  {model_dir}")
 
 
+def draw_first_batch(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    run: settings.Run,
+    model_dir: os.PathLike,
+) -> None:
+    """Draws the first batch that training sees, as augmented_batch.png.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    batches = training.make_training_batches(
+        recipe, dataset, seed=run.seed, epochs=1
+    )
+    images, labels = next(batches.as_numpy_iterator())
+    run_folder.prepare_folder(model_dir)
+    path = model_dir / run_folder.BATCH_FILE
+    plots.plot_batch(images, labels, dataset.class_names, path)
+    print(f"First batch: {path}")
+
+
 def open_checked(
-    run: settings.Run, model_dir: os.PathLike, mode: str, *, is_new: bool
+    run: settings.Run,
+    model_dir: os.PathLike,
+    mode: str,
+    *,
+    is_new: bool,
+    is_chief: bool = True,
 ) -> ImageDataset:
     """Opens the data set of a run, without the images that are bad.
 
@@ -157,6 +239,7 @@ def open_checked(
             there are any and the run is new.
         mode: `"eval"` to look at those that are held out alone.
         is_new: whether nothing was trained in the folder before.
+        is_chief: whether this process writes files.
 
     Raises:
         UserError: If there is no such data set, or it has too many bad images
@@ -174,7 +257,7 @@ def open_checked(
             dataset, run.max_bad_images, training=mode != "eval"
         )
     except checking.BadImagesError as error:
-        if is_new:
+        if is_new and is_chief:
             run_folder.prepare_folder(model_dir)
             checking.write_bad_images(path, error.lines)
         raise
@@ -182,7 +265,10 @@ def open_checked(
         print(f"Left out: {len(bad_images)} images that cannot be read.")
     if mode == "eval":
         return dataset
-    if not is_new:
+    if not is_chief:
+        # What the chief writes would seem to be of an earlier run.
+        pass
+    elif not is_new:
         checking.compare_bad_images(path, bad_images)
     elif bad_images or path.exists():
         run_folder.prepare_folder(model_dir)
@@ -190,25 +276,37 @@ def open_checked(
     return caching.cache_images(dataset) if run.cache else dataset
 
 
-def configure_keras(seed: int, precision: str) -> None:
+def configure_keras(run: settings.Run) -> None:
     """Makes runs of this process repeatable, in a precision."""
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-    keras.config.set_dtype_policy(precision)
+    keras.utils.set_random_seed(run.seed)
+    if not run.jit_compile:
+        # XLA lacks some operations in a deterministic form.
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy(run.precision)
 
 
 def main(argv: list[str]) -> None:
     refuse_arguments(argv)
+    given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
+    config = settings.read_config(_CONFIG.value) if _CONFIG.value else {}
+    if _PRINT_RECIPE.value:
+        print(settings.describe_recipe(given, config, _CONFIG.value))
+        return
     if not _MODEL_DIR.value:
         raise UserError("--model_dir is missing: where the results go.")
-    given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
-    run_mode(_MODE.value, given, files.make_path(_MODEL_DIR.value))
+    run_mode(
+        _MODE.value,
+        given,
+        files.make_path(_MODEL_DIR.value),
+        config=config,
+        is_dry=_DRY_RUN.value,
+    )
 
 
 def run() -> None:
     run_program(
         main,
-        flag_groups=("data", "model", "optimization", "run"),
+        flag_groups=("data", "augmentation", "model", "optimization", "run"),
         interrupted="Stopped. The same command goes on from the last state.",
     )
 

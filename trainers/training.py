@@ -1,5 +1,7 @@
 """Builds, trains and, after an interruption, goes on training a classifier."""
 
+import contextlib
+import functools
 import math
 import os
 import sys
@@ -12,51 +14,131 @@ from trainers import classifier
 from trainers import optimization
 from trainers import plots
 from trainers import run_folder
+from trainers import settings
+from trainers.averaging import AveragedModel
+from trainers.data import composition
 from trainers.data import input_pipeline
+from trainers.data import mixing
 from trainers.data.image_dataset import ImageDataset
+from trainers.distributed_model import DistributedModel
+from trainers.distributed_model import check_divisibility
 from trainers.event_log import EventLog
 from trainers.files import make_path
 from trainers.program import UserError
 from trainers.recipes import Recipe
 from trainers.settings import Run
+from trainers.strategies import Devices
 
 
 def make_model(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    strategy: tf.distribute.Strategy,
+    recipe: Recipe, dataset: ImageDataset, run: Run, devices: Devices
 ) -> keras.Model:
-    """Builds and compiles a model on the devices of a strategy.
+    """Builds and compiles what trains a network.
+
+    Args:
+        recipe: names the network and its optimization.
+        dataset: what to train on.
+        run: names the weights to begin with, and how steps are run.
+        devices: where to train.
+
+    Returns:
+        On TensorFlow a `DistributedModel`, or an `AveragedModel` if the recipe
+        has an average; elsewhere the network itself.
 
     Raises:
-        UserError: If there is no such network, or the batch size fits neither
-            the data nor the devices.
+        UserError: If there is no such network, the weights are of another, or
+            the batch size fits neither the data nor the devices.
     """
-    replicas = strategy.num_replicas_in_sync
+    check_batches(recipe, dataset, run, devices)
+    try:
+        with devices.strategy.scope():
+            network = classifier.build_classifier(
+                recipe,
+                channels=dataset.channels,
+                num_classes=len(dataset.class_names),
+                synchronized=devices.count > 1,
+            )
+    except ValueError as error:
+        raise UserError(f"There is no such network: {error}") from error
+    if run.weights:
+        _load_weights(network, run.weights)
+    classifier.freeze_stages(network, run.frozen_stages)
+    with devices.strategy.scope():
+        model = _wrap(network, recipe)
+        optimization.compile_classifier(
+            model,
+            recipe,
+            steps_per_epoch=count_steps(recipe, dataset),
+            steps_per_execution=run.steps_per_execution,
+            jit_compile=run.jit_compile,
+        )
+    return model
+
+
+def check_batches(
+    recipe: Recipe, dataset: ImageDataset, run: Run, devices: Devices
+) -> None:
+    """Checks that data and devices can be divided as the flags say.
+
+    Raises:
+        UserError: If they cannot.
+    """
     if recipe.batch_size > dataset.train.size:
         raise UserError(
             f"--batch_size must be at most {dataset.train.size}, the number "
             f"of training images. Received: --batch_size={recipe.batch_size}"
         )
-    if recipe.batch_size % replicas:
+    check_divisibility(
+        batch_size=recipe.batch_size,
+        steps_per_epoch=count_steps(recipe, dataset),
+        num_replicas=devices.count,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        steps_per_execution=run.steps_per_execution,
+    )
+    if run.jit_compile and devices.count > 1:
         raise UserError(
-            f"--batch_size must be divisible by {replicas}, the number of "
-            f"devices. Received: --batch_size={recipe.batch_size}"
+            "--jit_compile needs one device, because XLA does not compile "
+            "across several; a TPU compiles without it. Received: "
+            f"--jit_compile on {devices.count} devices"
         )
+    if keras.backend.backend() == "tensorflow":
+        return
+    for name, plain in (
+        ("gradient_accumulation_steps", 1),
+        ("ema_momentum", 0),
+    ):
+        if getattr(recipe, name) != plain:
+            raise UserError(
+                f"--{name} needs KERAS_BACKEND=tensorflow, where training is "
+                f"this project's; on other backends give --{name}={plain}. "
+                f"Received: --{name}={getattr(recipe, name)}"
+            )
+
+
+def _load_weights(network, weights):
     try:
-        with strategy.scope():
-            model = classifier.build_classifier(
-                recipe,
-                channels=dataset.channels,
-                num_classes=len(dataset.class_names),
-                synchronized=replicas > 1,
-            )
-            optimization.compile_classifier(
-                model, recipe, steps_per_epoch=count_steps(recipe, dataset)
-            )
-    except ValueError as error:
-        raise UserError(f"There is no such network: {error}") from error
-    return model
+        is_whole = classifier.load_weights(network, weights)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--weights must be those of the network that is trained: {reason} "
+            f"Received: --weights={weights}"
+        ) from error
+    print(
+        f"Weights of {weights}"
+        + ("." if is_whole else ", without its classifier.")
+    )
+
+
+def _wrap(network, recipe):
+    if keras.backend.backend() != "tensorflow":
+        return network
+    parts = recipe.gradient_accumulation_steps
+    if recipe.ema_momentum:
+        return AveragedModel(
+            network, recipe.ema_momentum, gradient_accumulation_steps=parts
+        )
+    return DistributedModel(network, gradient_accumulation_steps=parts)
 
 
 def count_steps(recipe: Recipe, dataset: ImageDataset) -> int:
@@ -65,7 +147,7 @@ def count_steps(recipe: Recipe, dataset: ImageDataset) -> int:
 
 
 def restore(
-    model: keras.Model, *, model_dir: os.PathLike, run: Run
+    model: keras.Model, *, model_dir: os.PathLike, run: Run, devices: Devices
 ) -> checkpointing.Checkpoint:
     """Gives a model the last state in a folder; changes nothing there.
 
@@ -73,22 +155,38 @@ def restore(
         model: what `make_model` returns.
         model_dir: existing folder of the run.
         run: says how states are kept.
+        devices: where to train.
 
     Returns:
         What `train` goes on with.
 
     Raises:
-        UserError: If a file that training needs is damaged.
+        UserError: If a file that training needs is damaged, or the steps that
+            are left of an epoch cannot be divided as the flags say.
     """
     model_dir = make_path(model_dir)
     checkpoint = checkpointing.Checkpoint(
         model_dir,
         every_steps=run.checkpoint_every_steps,
         keep=run.keep_checkpoints,
-        events=EventLog(model_dir / run_folder.LOGS_FOLDER),
+        events=(
+            EventLog(
+                model_dir / run_folder.LOGS_FOLDER,
+                profile_steps=settings.parse_profile_steps(run.profile_steps),
+            )
+            if devices.is_chief
+            else None
+        ),
+        writes=devices.is_chief,
     )
-    with model.distribute_strategy.scope():
+    with devices.strategy.scope():
         checkpoint.restore(model)
+    if checkpoint.step % run.steps_per_execution:
+        raise UserError(
+            f"--steps_per_execution must divide {checkpoint.step}, the steps "
+            "that are done of an epoch. Received: "
+            f"--steps_per_execution={run.steps_per_execution}"
+        )
     return checkpoint
 
 
@@ -98,29 +196,33 @@ def train(
     dataset: ImageDataset,
     *,
     checkpoint: checkpointing.Checkpoint,
-    seed: int,
+    run: Run,
+    devices: Devices,
 ) -> None:
     """Trains a model, or goes on where training in the folder stopped.
 
     Writes metadata.json, and after each epoch metrics.csv, events for
     TensorBoard in logs, last.keras, best.keras and a state; at the end
-    training_curves.png.
+    training_curves.png. All processes call this, and the chief writes.
 
     Args:
         model: what `make_model` returns.
         recipe: names images and optimization.
         dataset: what to train on.
         checkpoint: what `restore` returns.
-        seed: int. Decides the order of the images and their augmentation.
+        run: its seed decides the order of the images and their augmentation.
+        devices: where to train.
 
     Raises:
         UserError: If the loss is no longer finite.
-        Terminated: If SIGTERM came; a state is saved before.
+        Terminated: If SIGTERM came to a process that trains alone; a state is
+            saved before.
     """
     model_dir = checkpoint.model_dir
     checkpoint.roll_back()
-    if checkpoint.epoch >= recipe.epochs:
-        print(f"All {recipe.epochs} epochs are done.")
+    stop = StopEarly(checkpoint, run.early_stopping_epochs)
+    if checkpoint.epoch >= recipe.epochs or stop.is_due():
+        print(f"All {checkpoint.epoch} epochs are done.")
         return
     if checkpoint.epoch or checkpoint.step:
         steps = f" and {checkpoint.step} steps" if checkpoint.step else ""
@@ -128,25 +230,35 @@ def train(
             f"Going on after epoch {checkpoint.epoch}{steps} of "
             f"{recipe.epochs}."
         )
-    run_folder.write_json(
-        model_dir / run_folder.METADATA_FILE,
-        {
-            "class_names": list(dataset.class_names),
-            "crop_fraction": recipe.crop_fraction,
-        },
+    if devices.is_chief:
+        run_folder.write_json(
+            model_dir / run_folder.METADATA_FILE,
+            {
+                "class_names": list(dataset.class_names),
+                "crop_fraction": recipe.crop_fraction,
+            },
+        )
+    callbacks = [StopAtInfiniteLoss(), checkpoint, stop]
+    if checkpoint.events:
+        callbacks.insert(1, checkpoint.events)
+    fit = functools.partial(
+        _fit, model, recipe, dataset, callbacks, checkpoint, run
     )
-    callbacks = [StopAtInfiniteLoss(), checkpoint.events, checkpoint]
-    with checkpoint.saving_when_terminated():
+    with contextlib.ExitStack() as stack:
+        # Several processes cannot agree on the step after which to save.
+        if devices.processes == 1:
+            stack.enter_context(checkpoint.saving_when_terminated())
         # Keras knows epochs of one length: the rest of one is a fit of its
         # own.
         if checkpoint.step:
-            _fit(model, recipe, dataset, callbacks, checkpoint.epoch + 1, seed)
-        if checkpoint.epoch < recipe.epochs:
-            _fit(model, recipe, dataset, callbacks, recipe.epochs, seed)
-    plots.plot_training_curves(
-        model_dir / run_folder.METRICS_FILE,
-        model_dir / run_folder.CURVES_FILE,
-    )
+            fit(checkpoint.epoch + 1)
+        if checkpoint.epoch < recipe.epochs and not stop.is_due():
+            fit(recipe.epochs)
+    if devices.is_chief:
+        plots.plot_training_curves(
+            model_dir / run_folder.METRICS_FILE,
+            model_dir / run_folder.CURVES_FILE,
+        )
 
 
 class StopAtInfiniteLoss(keras.callbacks.Callback):
@@ -166,23 +278,81 @@ class StopAtInfiniteLoss(keras.callbacks.Callback):
             )
 
 
-def _fit(model, recipe, dataset, callbacks, epochs, seed):
-    checkpoint = callbacks[-1]
-    num_classes = len(dataset.class_names)
-    training_batches = input_pipeline.make_training_batches(
+class StopEarly(keras.callbacks.Callback):
+    """Ends training when no epoch was better for a while.
+
+    It depends on what the checkpoint knows alone, so that a run that goes on
+    ends at the same epoch.
+
+    Args:
+        checkpoint: knows the epochs; precedes this among the callbacks.
+        patience: number of epochs to wait for a better one; 0 for ever.
+    """
+
+    def __init__(self, checkpoint: checkpointing.Checkpoint, patience: int):
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.patience = patience
+
+    def is_due(self) -> bool:
+        since_best = self.checkpoint.count_epochs_since_best()
+        return bool(self.patience) and since_best >= self.patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_due():
+            print(f"\nNo better epoch in {self.patience}: training ends.")
+            self.model.stop_training = True
+
+
+def make_training_batches(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    *,
+    seed: int,
+    epochs: int,
+    initial_epoch: int = 0,
+    initial_step: int = 0,
+) -> tf.data.Dataset:
+    """Makes the augmented and mixed batches of a recipe.
+
+    Args and Returns: see `input_pipeline.make_training_batches`.
+    """
+    return input_pipeline.make_training_batches(
         dataset.train,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
-        augment=recipe.augment,
+        augment=composition.compose_augmentation(
+            recipe.augment,
+            color_jitter_strength=recipe.color_jitter_strength,
+            rand_augment_layers=recipe.rand_augment_layers,
+            rand_augment_magnitude=recipe.rand_augment_magnitude,
+            random_erasing_rate=recipe.random_erasing_rate,
+        ),
+        mix=functools.partial(
+            mixing.mix_batch,
+            mixup_alpha=recipe.mixup_alpha,
+            cutmix_alpha=recipe.cutmix_alpha,
+        ),
         seed=seed,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        initial_step=initial_step,
+    )
+
+
+def _fit(model, recipe, dataset, callbacks, checkpoint, run, epochs):
+    training_batches = make_training_batches(
+        recipe,
+        dataset,
+        seed=run.seed,
         epochs=epochs,
         initial_epoch=checkpoint.epoch,
         initial_step=checkpoint.step,
     )
     validation_batches = input_pipeline.make_evaluation_batches(
         dataset.validation,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         crop_fraction=recipe.crop_fraction,

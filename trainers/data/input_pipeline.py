@@ -24,6 +24,7 @@ def make_training_batches(
     epochs: int,
     initial_epoch: int = 0,
     initial_step: int = 0,
+    mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple] | None = None,
 ) -> tf.data.Dataset:
     """Makes the batches of all epochs from a step of `initial_epoch` on.
 
@@ -38,6 +39,8 @@ def make_training_batches(
         epochs: number of epochs, those before `initial_epoch` included.
         initial_epoch: the first epoch, from 0.
         initial_step: the first batch in it, from 0.
+        mix: function `(images, labels, key)` of a batch to other images and
+            labels, such as `mixing.mix_batch`.
 
     Returns:
         Dataset of `(images, one_hot_labels)`: float32 `(batch_size,
@@ -72,14 +75,23 @@ def make_training_batches(
     def prepare(key, example):
         stored_image, label = example
         image = augment(split.load(stored_image), image_size, key)
-        return image, tf.one_hot(label, num_classes)
+        return image, tf.one_hot(label, num_classes), key
+
+    def prepare_batch(images, labels, keys):
+        if mix is None:
+            return images, labels
+        # Augmentation draws from the first five.
+        key = tf.random.experimental.stateless_fold_in(keys[0], 5)
+        return mix(images, labels, key)
 
     return (
         tf.data.Dataset.range(initial_epoch, epochs)
         .flat_map(shuffle_epoch)
         .map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
+        .map(prepare_batch, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
+        .with_options(_share_among_workers())
     )
 
 
@@ -126,4 +138,18 @@ def make_evaluation_batches(
         examples.concatenate(blank.repeat(filling))
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
+        .with_options(_share_among_workers())
     )
+
+
+def _share_among_workers():
+    """Several workers each take their part of every batch.
+
+    By default each would read files of its own, if there are enough: other
+    batches than those of one worker.
+    """
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return options

@@ -16,6 +16,7 @@ from trainers import checkpointing
 from trainers import evaluation
 from trainers import optimization
 from trainers import training
+from trainers.averaging import AveragedModel
 from trainers.data.datasets import open_dataset
 from trainers.data.image_dataset import ImageDataset
 from trainers.files import make_path
@@ -25,6 +26,7 @@ from trainers.run_folder import list_states
 from trainers.settings import Run
 from trainers.settings import make_recipe
 from trainers.settings import resolve_flags
+from trainers.strategies import find_devices
 from trainers.train_state import DamagedStateError
 from trainers.train_state import read_state
 
@@ -47,14 +49,19 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def recipe():
-    flags = {"epochs": EPOCHS, "batch_size": 32, "image_size": 8}
+    flags = {
+        "epochs": EPOCHS,
+        "batch_size": 32,
+        "image_size": 8,
+        "mixup_alpha": 0.2,
+    }
     return make_recipe(resolve_flags(flags, saved={}))
 
 
 def make_model(recipe, units=10):
-    """Returns a small model with all that has state: dropout, batch norm."""
+    """Returns a small model with all that has state: dropout, averages."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
+    network = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Rescaling(1 / 127.5, offset=-1.0),
@@ -65,16 +72,21 @@ def make_model(recipe, units=10):
             keras.layers.Dense(10),
         ]
     )
+    return compile_averaged(network, recipe)
+
+
+def compile_averaged(network, recipe):
+    model = AveragedModel(network, momentum=0.9)
     optimization.compile_classifier(model, recipe, steps_per_epoch=STEPS)
     return model
 
 
 def train(recipe, dataset, model_dir, units=10, **options):
     model = make_model(recipe, units)
-    checkpoint = training.restore(
-        model, model_dir=model_dir, run=Run(**options)
-    )
-    training.train(model, recipe, dataset, checkpoint=checkpoint, seed=0)
+    run = Run(**options)
+    where = {"run": run, "devices": find_devices()}
+    checkpoint = training.restore(model, model_dir=model_dir, **where)
+    training.train(model, recipe, dataset, checkpoint=checkpoint, **where)
     return model
 
 
@@ -232,18 +244,27 @@ def test_longer_run_keeps_the_epochs_that_are_done(
 
 
 def save_epochs(model_dir, model, metrics):
+    """Saves epochs of networks whose bias is the epoch, the average's + 0.5."""
     checkpoint = checkpointing.Checkpoint(model_dir)
     checkpoint.restore(model)
     checkpoint.set_model(model)
-    for epoch, (accuracy, loss) in enumerate(metrics):
-        model.layers[-1].bias.assign(np.full(10, epoch))
-        checkpoint.on_epoch_end(
-            epoch, {"val_accuracy": accuracy, "val_loss": loss}
-        )
+    for epoch, (accuracy, loss, *of_average) in enumerate(metrics):
+        get_bias(model.network).assign(np.full(10, epoch))
+        get_bias(model.average).assign(np.full(10, epoch + 0.5))
+        logs = {"val_accuracy": accuracy, "val_loss": loss}
+        if of_average:
+            accuracy, loss = of_average
+            logs |= {"val_average_accuracy": accuracy, "val_average_loss": loss}
+        checkpoint.on_epoch_end(epoch, logs)
+    return checkpoint
+
+
+def get_bias(network):
+    return network.layers[-1].bias
 
 
 def read_bias(path):
-    return evaluation.load_model(path).layers[-1].bias.numpy()[0]
+    return get_bias(evaluation.load_model(path)).numpy()[0]
 
 
 @pytest.mark.parametrize(
@@ -252,13 +273,45 @@ def read_bias(path):
         ([(0.5, 1.0), (0.9, 3.0), (0.7, 2.0)], 1),
         ([(0.5, 1.0), (0.9, 3.0), (0.9000000001, 2.0)], 2),
         ([(0.5, 1.0), (0.9, 2.0), (0.9000000001, 3.0)], 1),
+        (
+            [
+                (0.5, 1.0, 0.4, 1.0),
+                (0.7, 2.0, 0.9, 2.0),
+                (0.8, 2.0, 0.9, 2.5),
+            ],
+            1.5,
+        ),
+        (
+            [
+                (0.5, 1.0, 0.4, 1.0),
+                (0.7, 2.0, 0.8, 2.0),
+                (0.9, 2.0, 0.9, 2.0),
+            ],
+            2,
+        ),
     ],
-    ids=["most_accurate", "tie_with_lower_loss", "tie_with_higher_loss"],
+    ids=[
+        "most_accurate",
+        "tie_with_lower_loss",
+        "tie_with_higher_loss",
+        "average",
+        "tie_with_average",
+    ],
 )
 def test_best_epoch_is_kept(metrics, best, recipe, tmp_path):
     save_epochs(tmp_path, make_model(recipe), metrics)
     assert read_bias(tmp_path / "best.keras") == best
     assert read_bias(tmp_path / "last.keras") == 2
+
+
+def test_epochs_since_the_best_are_counted(recipe, tmp_path):
+    accuracies = [(0.5, 1.0), (0.9, 1.0), (0.7, 1.0, 0.9, 1.0), (0.8, 1.0)]
+    checkpoint = save_epochs(tmp_path, make_model(recipe), accuracies)
+    assert checkpoint.count_epochs_since_best() == 2
+    again = checkpointing.Checkpoint(tmp_path)
+    assert again.count_epochs_since_best() == 0
+    again.restore(make_model(recipe))
+    assert again.count_epochs_since_best() == 2
 
 
 def test_best_epoch_survives_a_resumption(recipe, tmp_path):
@@ -289,7 +342,7 @@ def test_damaged_state_gives_way_to_the_one_before(
         f"Warning: {last} is damaged; the one before is used.\n"
     )
     assert checkpoint.epoch == 1
-    assert model.layers[-1].bias.numpy()[0] == 0
+    assert get_bias(model.network).numpy()[0] == 0
     # It does not count among those that are kept.
     checkpoint.set_model(model)
     checkpoint.on_epoch_end(1, {"val_accuracy": 0.9, "val_loss": 1.0})
@@ -353,14 +406,15 @@ def test_state_of_other_names_is_refused(recipe, tmp_path):
     save_two_states(recipe, tmp_path)
     model = make_model(recipe)
     other = keras.models.clone_model(
-        model,
+        model.network,
         clone_function=lambda layer: type(layer).from_config(
             {**layer.get_config(), "name": f"other_{layer.name}"}
         ),
     )
-    optimization.compile_classifier(other, recipe, steps_per_epoch=STEPS)
     with pytest.raises(UserError, match="of another network"):
-        checkpointing.Checkpoint(tmp_path).restore(other)
+        checkpointing.Checkpoint(tmp_path).restore(
+            compile_averaged(other, recipe)
+        )
 
 
 def test_failed_save_leaves_the_last_state(recipe, tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """From the flags that were given to the settings of a run."""
 
 import dataclasses
+import re
 
 import pytest
 
 from trainers.program import UserError
-from trainers.recipes import get_recipe
+from trainers.recipe_table import get_recipe
 from trainers.settings import Run
+from trainers.settings import describe_recipe
 from trainers.settings import make_recipe
 from trainers.settings import make_run
+from trainers.settings import parse_profile_steps
+from trainers.settings import read_config
 from trainers.settings import resolve_flags
 
 # What a run on the digits saved before flags were made from fields.
@@ -44,7 +48,7 @@ def test_flags_left_out_are_as_saved():
 def test_digits_recipe_is_the_default():
     resolved = resolve_flags({}, saved={})
     assert make_recipe(resolved) == get_recipe("digits")
-    assert make_run(resolved) == Run()
+    assert make_run(resolved) == Run(recipe="digits")
 
 
 def test_saved_flags_stay_as_they_are():
@@ -54,7 +58,7 @@ def test_saved_flags_stay_as_they_are():
     assert make_recipe(resolved) == dataclasses.replace(
         get_recipe("digits"), layout="LLCC", learning_rate=0.3
     )
-    assert make_run(resolved) == Run(seed=5)
+    assert make_run(resolved) == Run(recipe="digits", seed=5)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     resolved = resolve_flags({"dataset": "photos"}, saved={})
     assert resolved["dataset"] == str(tmp_path / "photos")
-    assert resolved["epochs"] == get_recipe("imagenet2012").epochs
+    assert resolved["recipe"] == "photos"
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,103 @@ def test_images_may_be_as_small_as_the_strides_of_the_network():
         flags["image_size"] -= 1
         with pytest.raises(UserError, match=f"at least {8 * strides}"):
             make_recipe(resolve_flags(flags, saved={}))
+
+
+def test_named_recipe_replaces_that_of_the_data():
+    resolved = resolve_flags({"recipe": "lambda_resnet152"}, saved={})
+    assert make_recipe(resolved) == get_recipe("lambda_resnet152")
+
+
+def test_recipe_without_a_batch_of_its_own_keeps_the_paper_rate():
+    given = {"recipe": "imagenet_90", "batch_size": 4096}
+    assert resolve_flags(given, saved={})["learning_rate"] == 1.6
+
+
+def test_rate_of_another_optimizer_is_refused():
+    with pytest.raises(UserError, match="needs a --learning_rate, such as"):
+        resolve_flags({"optimizer": "adamw"}, saved={})
+    given = {"optimizer": "adamw", "learning_rate": 1e-3}
+    assert resolve_flags(given, saved={})["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("flags.json", '{"epochs": 3, "weight_decay": 0, "layout": null}'),
+        ("flags.yaml", "epochs: 3\nweight_decay: 0\nlayout:\n"),
+    ],
+)
+def test_file_stands_between_recipe_and_command_line(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    config = read_config(str(path))
+    resolved = resolve_flags({"epochs": 4}, saved={}, config=config)
+    assert (resolved["epochs"], resolved["weight_decay"]) == (4, 0.0)
+    assert type(resolved["weight_decay"]) is float
+
+
+def test_number_that_yaml_reads_as_text_is_a_number(tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("weight_decay: 1e-5")
+    assert read_config(str(path)) == {"weight_decay": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "Received: list in"),
+        ("epochs: [", "must be a JSON or YAML file"),
+        ("epoch: 3", "must hold flags of a run. Received: epoch in"),
+        ("epochs: many", "--epochs must be of type int. Received: --epochs="),
+        ("epochs: 1.5", "--epochs must be of type int"),
+        ("cache: 1", "--cache must be of type bool"),
+        ("dropout_rate: true", "--dropout_rate must be of type float"),
+        ("model_dir: runs", "Received: model_dir"),
+    ],
+)
+def test_malformed_file_of_flags_is_one_line(tmp_path, text, message):
+    path = tmp_path / "flags.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        read_config(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_of_flags_is_one_line():
+    with pytest.raises(UserError, match="No such file"):
+        read_config("nowhere.yaml")
+
+
+def test_description_says_where_each_value_is_from():
+    text = describe_recipe(
+        {"recipe": "imagenet_90", "batch_size": 512},
+        {"epochs": 10},
+        "mine.yaml",
+    )
+    sources = {}
+    for line in text.splitlines()[1:]:
+        name, value, *source = line.split(maxsplit=2)
+        sources[name] = (value, *source)
+    assert text.startswith("Recipe imagenet_90:\n")
+    assert sources["batch_size"] == ("512", "command line")
+    assert sources["epochs"] == ("10", "mine.yaml")
+    assert sources["learning_rate"][0] == "0.2"
+    assert sources["learning_rate"][1].startswith("in proportion")
+    assert sources["depth"] == ("50", "Bello, 2021, table 3")
+    assert sources["mixup_alpha"] == ("0.0", "default of this program")
+
+
+@pytest.mark.parametrize("text", ["10", "10,", "0,5", "9,3", "a,b", "1,2,3"])
+def test_malformed_profile_steps_are_one_line(text):
+    with pytest.raises(UserError, match="must be two step numbers"):
+        make_run(resolve_flags({"profile_steps": text}, saved={}))
+
+
+def test_profile_steps_are_two_numbers():
+    assert parse_profile_steps("10,20") == (10, 20)
+    assert parse_profile_steps(None) is None
+
+
+def test_missing_weights_are_one_line():
+    with pytest.raises(UserError, match="--weights must be a file"):
+        make_run(resolve_flags({"weights": "nowhere.keras"}, saved={}))

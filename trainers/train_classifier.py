@@ -159,9 +159,9 @@ def run_mode(
         if is_dry:
             draw_first_batch(recipe, dataset, run, model_dir)
             return
-        run_folder.prepare_folder(model_dir)
         with contextlib.ExitStack() as stack:
             if devices.is_chief:
+                run_folder.prepare_folder(model_dir)
                 stack.enter_context(run_folder.locking(model_dir))
             checkpoint = training.restore(
                 model, model_dir=model_dir, run=run, devices=devices

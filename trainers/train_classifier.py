@@ -32,6 +32,7 @@ import keras
 import tensorflow as tf
 from absl import flags
 
+from trainers import data_parallel
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
@@ -188,12 +189,13 @@ def run_mode(
     if mode != "train" and devices.is_chief:
         # One of several processes evaluates, alone.
         alone = tf.distribute.get_strategy()
-        results = evaluation.evaluate(
-            model_dir,
-            dataset,
-            batch_size=recipe.batch_size,
-            strategy=devices.strategy if devices.processes == 1 else alone,
-        )
+        with data_parallel.pausing():
+            results = evaluation.evaluate(
+                model_dir,
+                dataset,
+                batch_size=recipe.batch_size,
+                strategy=devices.strategy if devices.processes == 1 else alone,
+            )
         print(
             f"Accuracy:   {results['accuracy']:.2%} of {results['examples']} "
             "validation images, in the epoch that is best by them"

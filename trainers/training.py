@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import sys
+import warnings
 
 import keras
 import tensorflow as tf
@@ -56,7 +57,8 @@ def make_model(
                 recipe,
                 channels=dataset.channels,
                 num_classes=len(dataset.class_names),
-                synchronized=devices.count > 1,
+                # JAX's sees the global batch anyway, in a process and across.
+                synchronized=devices.strategy.num_replicas_in_sync > 1,
             )
     except ValueError as error:
         raise UserError(f"There is no such network: {error}") from error
@@ -358,18 +360,23 @@ def _fit(model, recipe, dataset, callbacks, checkpoint, run, epochs):
         crop_fraction=recipe.crop_fraction,
     )
     try:
-        model.fit(
-            training_batches,
-            steps_per_epoch=count_steps(recipe, dataset) - checkpoint.step,
-            initial_epoch=checkpoint.epoch,
-            epochs=epochs,
-            validation_data=validation_batches,
-            callbacks=callbacks,
-            # The batches are in their order already.
-            shuffle=False,
-            # A bar that moves, or in a log file a line per epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        with warnings.catch_warnings():
+            # Keras does not know how many batches its share of the validation
+            # has, and takes their end for an interruption.
+            if keras.distribution.distribution():
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+            model.fit(
+                training_batches,
+                steps_per_epoch=count_steps(recipe, dataset) - checkpoint.step,
+                initial_epoch=checkpoint.epoch,
+                epochs=epochs,
+                validation_data=validation_batches,
+                callbacks=callbacks,
+                # The batches are in their order already.
+                shuffle=False,
+                # A bar that moves, or in a log file a line per epoch.
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
     finally:
         # Keras leaves files open when it is interrupted.
         for callback in callbacks:

@@ -35,12 +35,11 @@ from absl import flags
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
-from trainers import plots
+from trainers import reports
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
-from trainers.checkpointing import get_network
 from trainers.data import caching
 from trainers.data import checking
 from trainers.data import datasets
@@ -155,9 +154,22 @@ def run_mode(
     )
     if mode != "eval":
         model = training.make_model(recipe, dataset, run, devices)
-        print(f"Parameters: {get_network(model).count_params():,}")
+        if devices.is_chief:
+            print(
+                reports.describe_run(
+                    model,
+                    recipe,
+                    dataset,
+                    run=run,
+                    devices=devices,
+                    model_dir=model_dir,
+                )
+            )
         if is_dry:
-            draw_first_batch(recipe, dataset, run, model_dir)
+            run_folder.prepare_folder(model_dir)
+            path = model_dir / run_folder.BATCH_FILE
+            training.draw_first_batch(recipe, dataset, run, path)
+            print(f"First batch: {path}")
             return
         run_folder.prepare_folder(model_dir)
         with contextlib.ExitStack() as stack:
@@ -177,7 +189,7 @@ def run_mode(
                 run_folder.write_json(
                     model_dir / run_folder.FLAGS_FILE, resolved
                 )
-            training.train(
+            images_per_second = training.train(
                 model,
                 recipe,
                 dataset,
@@ -185,7 +197,10 @@ def run_mode(
                 run=run,
                 devices=devices,
             )
-    if mode != "train" and devices.is_chief:
+    if not devices.is_chief:
+        return
+    results = None
+    if mode != "train":
         # One of several processes evaluates, alone.
         alone = tf.distribute.get_strategy()
         results = evaluation.evaluate(
@@ -194,33 +209,23 @@ def run_mode(
             batch_size=recipe.batch_size,
             strategy=devices.strategy if devices.processes == 1 else alone,
         )
-        print(
-            f"Accuracy:   {results['accuracy']:.2%} of {results['examples']} "
-            "validation images, in the epoch that is best by them"
-        )
-    print(f"Time:       {time.monotonic() - start:.0f} s")
-    print(f"Results in  {model_dir}")
-
-
-def draw_first_batch(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    run: settings.Run,
-    model_dir: os.PathLike,
-) -> None:
-    """Draws the first batch that training sees, as augmented_batch.png.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    batches = training.make_training_batches(
-        recipe, dataset, seed=run.seed, epochs=1
+    print(
+        f"\nAccuracy on {dataset.validation.size:,} validation images, by "
+        "which the best epoch was chosen:"
     )
-    images, labels = next(batches.as_numpy_iterator())
-    run_folder.prepare_folder(model_dir)
-    path = model_dir / run_folder.BATCH_FILE
-    plots.plot_batch(images, labels, dataset.class_names, path)
-    print(f"First batch: {path}")
+    seconds = time.monotonic() - start
+    if mode == "eval":
+        text = reports.describe_evaluation(
+            model_dir, results=results, seconds=seconds
+        )
+    else:
+        text = reports.describe_training(
+            model_dir,
+            results=results,
+            images_per_second=images_per_second,
+            seconds=seconds,
+        )
+    print(text)
 
 
 def open_checked(

@@ -248,10 +248,8 @@ def _join(lines, facts):
     lines = [("", "epoch", "top-1", "top-5"), *lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
-        )
-        for line in lines
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in lines
     ]
     return "\n".join([*table, "", _align(facts)])
 

@@ -32,6 +32,7 @@ import keras
 import tensorflow as tf
 from absl import flags
 
+from trainers import continuous_evaluation
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
@@ -64,8 +65,17 @@ _MODEL_DIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train_and_eval",
-    ["train", "eval", "train_and_eval"],
-    "What to do; eval writes results.json and confusion_matrix.png.",
+    ["train", "eval", "train_and_eval", "continuous_eval"],
+    "What to do; eval writes results.json and confusion_matrix.png, and "
+    "continuous_eval a row of continuous_eval.csv for each epoch of a run that "
+    "another process trains.",
+    module_name="run",
+)
+_CONTINUOUS_EVAL_TIMEOUT = flags.DEFINE_float(
+    "continuous_eval_timeout",
+    3600.0,
+    "Seconds without a new last.keras after which continuous_eval ends.",
+    lower_bound=0.0,
     module_name="run",
 )
 _CONFIG = flags.DEFINE_string(
@@ -113,21 +123,27 @@ def run_mode(
     *,
     config: Mapping | None = None,
     is_dry: bool = False,
+    timeout: float = 0.0,
 ) -> None:
     """Trains or evaluates as the flags say.
 
     Args:
-        mode: `"train"`, `"eval"` or `"train_and_eval"`.
+        mode: `"train"`, `"eval"`, `"train_and_eval"` or `"continuous_eval"`.
         given: the flags that were given, by name.
         model_dir: folder of the run.
         config: the flags in a file, by name.
         is_dry: whether to stop before the first step, with a picture of the
             first batch.
+        timeout: seconds without a new network after which continuous
+            evaluation ends.
 
     Raises:
         UserError: If something is wrong that the user can mend.
     """
     start = time.monotonic()
+    if mode == "continuous_eval":
+        continuous_evaluation.wait_for_run(model_dir, timeout=timeout)
+    trains = mode in ("train", "train_and_eval")
     saved = run_folder.read_flags(model_dir)
     if saved:
         # Knobs that are younger than the run had their defaults in it.
@@ -141,18 +157,26 @@ def run_mode(
         model_dir,
         saved,
         resolved,
-        may_change=(
-            _CHANGES_IN_EVALUATION if mode == "eval" else _CHANGES_IN_TRAINING
-        ),
+        may_change=(_CHANGES_IN_TRAINING if trains else _CHANGES_IN_EVALUATION),
     )
     run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
     dataset = open_checked(
-        run, model_dir, mode, is_new=not saved, is_chief=devices.is_chief
+        run,
+        model_dir,
+        mode if trains else "eval",
+        is_new=not saved,
+        is_chief=devices.is_chief,
     )
-    if mode != "eval":
+    # One of several processes evaluates, alone.
+    strategy = (
+        devices.strategy
+        if devices.processes == 1
+        else tf.distribute.get_strategy()
+    )
+    if trains:
         model = training.make_model(recipe, dataset, run, devices)
         if devices.is_chief:
             print(
@@ -199,15 +223,19 @@ def run_mode(
             )
     if not devices.is_chief:
         return
-    results = None
-    if mode != "train":
-        # One of several processes evaluates, alone.
-        alone = tf.distribute.get_strategy()
-        results = evaluation.evaluate(
+    if mode == "continuous_eval":
+        continuous_evaluation.follow(
             model_dir,
             dataset,
             batch_size=recipe.batch_size,
-            strategy=devices.strategy if devices.processes == 1 else alone,
+            strategy=strategy,
+            timeout=timeout,
+        )
+        return
+    results = None
+    if mode != "train":
+        results = evaluation.evaluate(
+            model_dir, dataset, batch_size=recipe.batch_size, strategy=strategy
         )
     print(
         f"\nAccuracy on {dataset.validation.size:,} validation images, by "
@@ -305,6 +333,7 @@ def main(argv: list[str]) -> None:
         files.make_path(_MODEL_DIR.value),
         config=config,
         is_dry=_DRY_RUN.value,
+        timeout=_CONTINUOUS_EVAL_TIMEOUT.value,
     )
 
 

@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -181,13 +182,16 @@ class Progress(keras.callbacks.Callback):
         self._epoch = epoch
         # The rest of an epoch has fewer steps than one.
         self._steps_before = self.steps - self.params["steps"]
+        # tqdm shows nothing where a terminal does not know its size.
+        columns, lines = shutil.get_terminal_size()
         self._bar = tqdm(
             desc=f"Epoch {epoch + 1}/{self.epochs}",
             total=self.steps * self.clock.batch_size,
             initial=self._steps_before * self.clock.batch_size,
             unit=" images",
             unit_scale=True,
-            dynamic_ncols=True,
+            ncols=columns - 1,
+            nrows=lines,
             leave=False,
             file=sys.stdout,
             disable=not sys.stdout.isatty(),

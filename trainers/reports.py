@@ -124,13 +124,13 @@ def describe_training(
     speed = "no step was taken now"
     if images_per_second:
         speed = f"{images_per_second:,.0f} images/s"
-    return _join(
-        lines,
-        {
-            "Epochs": f"{len(rows):,}",
-            "Speed": speed,
-            **_list_files(model_dir, seconds),
-        },
+    facts = {
+        "Epochs": f"{len(rows):,}",
+        "Speed": speed,
+        "Time": _describe_seconds(seconds),
+    }
+    return "\n\n".join(
+        [_format_accuracies(lines), _align(facts), _list_files(model_dir)]
     )
 
 
@@ -144,8 +144,13 @@ def describe_evaluation(
         results: what `evaluation.evaluate` returned.
         seconds: that the program took.
     """
-    return _join(
-        _list_results(results), _list_files(make_path(model_dir), seconds)
+    facts = {"Time": _describe_seconds(seconds)}
+    return "\n\n".join(
+        [
+            _format_accuracies(_list_results(results)),
+            _align(facts),
+            _list_files(make_path(model_dir)),
+        ]
     )
 
 
@@ -232,26 +237,26 @@ def _list_results(results):
     ]
 
 
-def _list_files(model_dir, seconds):
-    return {
-        "Time": str(datetime.timedelta(seconds=round(seconds))),
-        "Results in": str(model_dir),
-        **{
-            f"  {name}": text
-            for name, text in _RESULTS.items()
-            if (model_dir / name).exists()
-        },
+def _list_files(model_dir):
+    files = {
+        f"  {name}": text
+        for name, text in _RESULTS.items()
+        if (model_dir / name).exists()
     }
+    return f"Results in {model_dir}:\n{_align(files)}"
 
 
-def _join(lines, facts):
+def _format_accuracies(lines):
     lines = [("", "epoch", "top-1", "top-5"), *lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
+    return "\n".join(
         "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
         for name, *cells in lines
-    ]
-    return "\n".join([*table, "", _align(facts)])
+    )
+
+
+def _describe_seconds(seconds):
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _align(facts):

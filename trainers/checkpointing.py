@@ -174,8 +174,8 @@ class Checkpoint(keras.callbacks.Callback):
         if score > self.best:
             self.best = score
             best = self.model.average if is_average else network
-            self._save(best, run_folder.BEST_FILE)
-        self._save(network, run_folder.LAST_FILE)
+            self._save(best, run_folder.BEST_FILE, epoch)
+        self._save(network, run_folder.LAST_FILE, epoch)
         self._rows.append({"epoch": epoch, **dict(sorted(logs.items()))})
         self._write_rows()
         self.epoch, self.step = epoch + 1, 0
@@ -230,13 +230,14 @@ class Checkpoint(keras.callbacks.Callback):
             )
         return state.best
 
-    def _save(self, network, name):
+    def _save(self, network, name, epoch):
         if self.writes:
             with (
                 data_parallel.pausing(),
                 replacing(self.model_dir / name) as temporary,
             ):
                 network.save(temporary)
+                run_folder.write_epoch(temporary, epoch + 1)
 
     def _write_rows(self):
         path = self.model_dir / run_folder.METRICS_FILE

@@ -88,7 +88,7 @@ def make_learning_rate(
     steps.
     """
     steps = recipe.epochs * steps_per_epoch
-    warmup_steps = min(int(recipe.warmup_epochs * steps_per_epoch), steps // 2)
+    warmup_steps = count_warmup_steps(recipe, steps_per_epoch)
     if recipe.learning_rate_decay == "cosine":
         return keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
@@ -101,6 +101,14 @@ def make_learning_rate(
         recipe.learning_rate,
         warmup_steps=warmup_steps,
         boundaries=[round(share * steps) for share in shares],
+    )
+
+
+def count_warmup_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Returns the number of steps in which the learning rate rises."""
+    return min(
+        int(recipe.warmup_epochs * steps_per_epoch),
+        recipe.epochs * steps_per_epoch // 2,
     )
 
 

@@ -26,6 +26,8 @@ def plot_training_curves(
 ) -> None:
     """Draws loss and accuracy by epoch, in training and in validation.
 
+    Those of the average of the weights, too, if there is one.
+
     Args:
         metrics_file: CSV file with a row for each epoch.
         picture_file: PNG file to write.
@@ -37,13 +39,16 @@ def plot_training_curves(
     for axes, metric in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), strict=True
     ):
-        for name, label in (
-            (metric, "training"),
-            (f"val_{metric}", "validation"),
+        for name, label, style in (
+            (metric, "training", "-"),
+            (f"val_{metric}", "validation", "-"),
+            # The lines of both are often one.
+            (f"val_average_{metric}", "average in validation", "--"),
         ):
-            values = [float(row[name]) for row in rows]
-            # A point shows where a line has only one.
-            axes.plot(epochs, values, marker=".", label=label)
+            if name in rows[0]:
+                values = [float(row[name]) for row in rows]
+                # A point shows where a line has only one.
+                axes.plot(epochs, values, style, marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -115,8 +120,18 @@ def plot_batch(
     images = images[:_MOST_DRAWN_IMAGES]
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 1.9 * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    # A constrained layout of so many axes would take twice as long. Inches:
+    # 1.5 for an image, 0.3 above it for two lines.
+    figure.subplots_adjust(
+        left=0.05 / (1.6 * columns),
+        right=1 - 0.05 / (1.6 * columns),
+        bottom=0.05 / (1.9 * rows),
+        top=1 - 0.35 / (1.9 * rows),
+        wspace=0.1 / 1.5,
+        hspace=0.4 / 1.5,
+    )
     for axes in grid:
         axes.set_axis_off()
     for axes, image, label in zip(grid, images, labels, strict=False):
@@ -129,11 +144,11 @@ def plot_batch(
 
 def _describe_label(label, class_names):
     """Names the two classes of the largest shares, with these if mixed."""
-    first, second = np.argsort(-label, kind="stable")[:2]
-    if label[second] < _SMALLEST_NAMED_SHARE:
+    first, *others = np.argsort(-label, kind="stable")[:2]
+    if not others or label[others[0]] < _SMALLEST_NAMED_SHARE:
         return class_names[first]
     return "\n".join(
-        f"{label[index]:.0%} {class_names[index]}" for index in (first, second)
+        f"{label[index]:.0%} {class_names[index]}" for index in (first, *others)
     )
 
 

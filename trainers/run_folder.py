@@ -26,11 +26,17 @@ BAD_IMAGES_FILE = "bad_images.txt"
 # What --dry_run draws.
 BATCH_FILE = "augmented_batch.png"
 METRICS_FILE = "metrics.csv"
+# A line for each epoch, with its times.
+LOG_FILE = "train.log"
 CURVES_FILE = "training_curves.png"
 RESULTS_FILE = "results.json"
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 # Of events for TensorBoard.
 LOGS_FOLDER = "logs"
+# Of --mode=continuous_eval, and its folder of events.
+CONTINUOUS_FILE = "continuous_eval.csv"
+CONTINUOUS_FOLDER = "continuous_eval"
+_EPOCH_FILE = "epoch.json"
 _LOCK_FILE = ".lock"
 # Of versions whose runs this one cannot go on with.
 _OLD_STATE_FILE = "train_state.npz"
@@ -38,6 +44,7 @@ _OWN_NAMES = (
     BEST_FILE,
     LAST_FILE,
     METRICS_FILE,
+    LOG_FILE,
     METADATA_FILE,
     RESULTS_FILE,
     CURVES_FILE,
@@ -144,6 +151,20 @@ def is_whole_model(path: os.PathLike) -> bool:
         zlib.error,
     ):
         return False
+
+
+def write_epoch(path: os.PathLike, epoch: int) -> None:
+    """Adds to a local `.keras` file the number of its epoch, from 1."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(_EPOCH_FILE, json.dumps(epoch))
+
+
+def read_epoch(path: os.PathLike) -> int | None:
+    """Returns what `write_epoch` wrote in a whole file, `None` if nothing."""
+    with zipfile.ZipFile(path) as archive:
+        if _EPOCH_FILE not in archive.namelist():
+            return None
+        return json.loads(archive.read(_EPOCH_FILE))
 
 
 def write_json(path: os.PathLike, content: Mapping) -> None:

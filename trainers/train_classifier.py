@@ -32,16 +32,16 @@ import keras
 import tensorflow as tf
 from absl import flags
 
+from trainers import continuous_evaluation
 from trainers import data_parallel
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
-from trainers import plots
+from trainers import reports
 from trainers import run_folder
 from trainers import settings
 from trainers import strategies
 from trainers import training
-from trainers.checkpointing import get_network
 from trainers.data import caching
 from trainers.data import checking
 from trainers.data import datasets
@@ -66,8 +66,17 @@ _MODEL_DIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train_and_eval",
-    ["train", "eval", "train_and_eval"],
-    "What to do; eval writes results.json and confusion_matrix.png.",
+    ["train", "eval", "train_and_eval", "continuous_eval"],
+    "What to do; eval writes results.json and confusion_matrix.png, and "
+    "continuous_eval a row of continuous_eval.csv for each epoch of a run that "
+    "another process trains.",
+    module_name="run",
+)
+_CONTINUOUS_EVAL_TIMEOUT = flags.DEFINE_float(
+    "continuous_eval_timeout",
+    3600.0,
+    "Seconds without a new last.keras after which continuous_eval ends.",
+    lower_bound=0.0,
     module_name="run",
 )
 _CONFIG = flags.DEFINE_string(
@@ -115,21 +124,27 @@ def run_mode(
     *,
     config: Mapping | None = None,
     is_dry: bool = False,
+    timeout: float = 0.0,
 ) -> None:
     """Trains or evaluates as the flags say.
 
     Args:
-        mode: `"train"`, `"eval"` or `"train_and_eval"`.
+        mode: `"train"`, `"eval"`, `"train_and_eval"` or `"continuous_eval"`.
         given: the flags that were given, by name.
         model_dir: folder of the run.
         config: the flags in a file, by name.
         is_dry: whether to stop before the first step, with a picture of the
             first batch.
+        timeout: seconds without a new network after which continuous
+            evaluation ends.
 
     Raises:
         UserError: If something is wrong that the user can mend.
     """
     start = time.monotonic()
+    if mode == "continuous_eval":
+        continuous_evaluation.wait_for_run(model_dir, timeout=timeout)
+    trains = mode in ("train", "train_and_eval")
     saved = run_folder.read_flags(model_dir)
     if saved:
         # Knobs that are younger than the run had their defaults in it.
@@ -143,22 +158,43 @@ def run_mode(
         model_dir,
         saved,
         resolved,
-        may_change=(
-            _CHANGES_IN_EVALUATION if mode == "eval" else _CHANGES_IN_TRAINING
-        ),
+        may_change=(_CHANGES_IN_TRAINING if trains else _CHANGES_IN_EVALUATION),
     )
     run = settings.make_run(resolved)
     recipe = settings.make_recipe(resolved)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
     dataset = open_checked(
-        run, model_dir, mode, is_new=not saved, is_chief=devices.is_chief
+        run,
+        model_dir,
+        mode if trains else "eval",
+        is_new=not saved,
+        is_chief=devices.is_chief,
     )
-    if mode != "eval":
+    # One of several processes evaluates, alone.
+    strategy = (
+        devices.strategy
+        if devices.processes == 1
+        else tf.distribute.get_strategy()
+    )
+    if trains:
         model = training.make_model(recipe, dataset, run, devices)
-        print(f"Parameters: {get_network(model).count_params():,}")
+        if devices.is_chief:
+            print(
+                reports.describe_run(
+                    model,
+                    recipe,
+                    dataset,
+                    run=run,
+                    devices=devices,
+                    model_dir=model_dir,
+                )
+            )
         if is_dry:
-            draw_first_batch(recipe, dataset, run, model_dir)
+            run_folder.prepare_folder(model_dir)
+            path = model_dir / run_folder.BATCH_FILE
+            training.draw_first_batch(recipe, dataset, run, path)
+            print(f"First batch: {path}")
             return
         with contextlib.ExitStack() as stack:
             if devices.is_chief:
@@ -178,7 +214,7 @@ def run_mode(
                 run_folder.write_json(
                     model_dir / run_folder.FLAGS_FILE, resolved
                 )
-            training.train(
+            images_per_second = training.train(
                 model,
                 recipe,
                 dataset,
@@ -186,43 +222,43 @@ def run_mode(
                 run=run,
                 devices=devices,
             )
-    if mode != "train" and devices.is_chief:
-        # One of several processes evaluates, alone.
-        alone = tf.distribute.get_strategy()
+    if not devices.is_chief:
+        return
+    if mode == "continuous_eval":
+        continuous_evaluation.follow(
+            model_dir,
+            dataset,
+            batch_size=recipe.batch_size,
+            strategy=strategy,
+            timeout=timeout,
+        )
+        return
+    results = None
+    if mode != "train":
         with data_parallel.pausing():
             results = evaluation.evaluate(
                 model_dir,
                 dataset,
                 batch_size=recipe.batch_size,
-                strategy=devices.strategy if devices.processes == 1 else alone,
+                strategy=strategy,
             )
-        print(
-            f"Accuracy:   {results['accuracy']:.2%} of {results['examples']} "
-            "validation images, in the epoch that is best by them"
-        )
-    print(f"Time:       {time.monotonic() - start:.0f} s")
-    print(f"Results in  {model_dir}")
-
-
-def draw_first_batch(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    run: settings.Run,
-    model_dir: os.PathLike,
-) -> None:
-    """Draws the first batch that training sees, as augmented_batch.png.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    batches = training.make_training_batches(
-        recipe, dataset, seed=run.seed, epochs=1
+    print(
+        f"\nAccuracy on {dataset.validation.size:,} validation images, by "
+        "which the best epoch was chosen:"
     )
-    images, labels = next(batches.as_numpy_iterator())
-    run_folder.prepare_folder(model_dir)
-    path = model_dir / run_folder.BATCH_FILE
-    plots.plot_batch(images, labels, dataset.class_names, path)
-    print(f"First batch: {path}")
+    seconds = time.monotonic() - start
+    if mode == "eval":
+        text = reports.describe_evaluation(
+            model_dir, results=results, seconds=seconds
+        )
+    else:
+        text = reports.describe_training(
+            model_dir,
+            results=results,
+            images_per_second=images_per_second,
+            seconds=seconds,
+        )
+    print(text)
 
 
 def open_checked(
@@ -302,6 +338,7 @@ def main(argv: list[str]) -> None:
         files.make_path(_MODEL_DIR.value),
         config=config,
         is_dry=_DRY_RUN.value,
+        timeout=_CONTINUOUS_EVAL_TIMEOUT.value,
     )
 
 

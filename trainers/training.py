@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import os
-import sys
 import warnings
 
 import keras
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from trainers import checkpointing
 from trainers import classifier
+from trainers import event_log
 from trainers import optimization
 from trainers import plots
 from trainers import run_folder
@@ -26,6 +26,9 @@ from trainers.distributed_model import check_divisibility
 from trainers.event_log import EventLog
 from trainers.files import make_path
 from trainers.program import UserError
+from trainers.progress import EpochLog
+from trainers.progress import Progress
+from trainers.progress import StepClock
 from trainers.recipes import Recipe
 from trainers.settings import Run
 from trainers.strategies import Devices
@@ -200,12 +203,13 @@ def train(
     checkpoint: checkpointing.Checkpoint,
     run: Run,
     devices: Devices,
-) -> None:
+) -> float | None:
     """Trains a model, or goes on where training in the folder stopped.
 
-    Writes metadata.json, and after each epoch metrics.csv, events for
-    TensorBoard in logs, last.keras, best.keras and a state; at the end
-    training_curves.png. All processes call this, and the chief writes.
+    Writes metadata.json and augmented_batch.png, and after each epoch
+    train.log, metrics.csv, events for TensorBoard in logs, last.keras,
+    best.keras and a state; at the end training_curves.png. All processes call
+    this, and the chief writes.
 
     Args:
         model: what `make_model` returns.
@@ -214,6 +218,9 @@ def train(
         checkpoint: what `restore` returns.
         run: its seed decides the order of the images and their augmentation.
         devices: where to train.
+
+    Returns:
+        Images per second in the steps that were taken, `None` if none was.
 
     Raises:
         UserError: If the loss is no longer finite.
@@ -225,13 +232,15 @@ def train(
     stop = StopEarly(checkpoint, run.early_stopping_epochs)
     if checkpoint.epoch >= recipe.epochs or stop.is_due():
         print(f"All {checkpoint.epoch} epochs are done.")
-        return
+        return None
     if checkpoint.epoch or checkpoint.step:
         steps = f" and {checkpoint.step} steps" if checkpoint.step else ""
         print(
             f"Going on after epoch {checkpoint.epoch}{steps} of "
             f"{recipe.epochs}."
         )
+    clock = StepClock(recipe.batch_size)
+    callbacks = [StopAtInfiniteLoss(), checkpoint, stop, clock]
     if devices.is_chief:
         run_folder.write_json(
             model_dir / run_folder.METADATA_FILE,
@@ -240,9 +249,18 @@ def train(
                 "crop_fraction": recipe.crop_fraction,
             },
         )
-    callbacks = [StopAtInfiniteLoss(), checkpoint, stop]
-    if checkpoint.events:
-        callbacks.insert(1, checkpoint.events)
+        if not checkpoint.epoch and not checkpoint.step:
+            _record_first_batch(recipe, dataset, run, model_dir)
+        log = EpochLog(model_dir / run_folder.LOG_FILE)
+        log.roll_back(checkpoint.epoch)
+        progress = Progress(
+            clock,
+            log,
+            epochs=recipe.epochs,
+            steps=count_steps(recipe, dataset),
+        )
+        checkpoint.events.clock = clock
+        callbacks[1:1] = [progress, checkpoint.events]
     fit = functools.partial(
         _fit, model, recipe, dataset, callbacks, checkpoint, run
     )
@@ -261,6 +279,24 @@ def train(
             model_dir / run_folder.METRICS_FILE,
             model_dir / run_folder.CURVES_FILE,
         )
+    return clock.total_images / clock.total_seconds
+
+
+def draw_first_batch(
+    recipe: Recipe, dataset: ImageDataset, run: Run, path: os.PathLike
+) -> None:
+    """Draws the first batch that training sees, as a PNG file."""
+    batches = make_training_batches(recipe, dataset, seed=run.seed, epochs=1)
+    images, labels = next(batches.as_numpy_iterator())
+    plots.plot_batch(images, labels, dataset.class_names, path)
+
+
+def _record_first_batch(recipe, dataset, run, model_dir):
+    picture = model_dir / run_folder.BATCH_FILE
+    draw_first_batch(recipe, dataset, run, picture)
+    event_log.write_picture(
+        model_dir / run_folder.LOGS_FOLDER / "train", "first_batch", picture
+    )
 
 
 class StopAtInfiniteLoss(keras.callbacks.Callback):
@@ -302,7 +338,7 @@ class StopEarly(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self.is_due():
-            print(f"\nNo better epoch in {self.patience}: training ends.")
+            print(f"No better epoch in {self.patience}: training ends.")
             self.model.stop_training = True
 
 
@@ -374,8 +410,8 @@ def _fit(model, recipe, dataset, callbacks, checkpoint, run, epochs):
                 callbacks=callbacks,
                 # The batches are in their order already.
                 shuffle=False,
-                # A bar that moves, or in a log file a line per epoch.
-                verbose=1 if sys.stdout.isatty() else 2,
+                # `Progress` says it.
+                verbose=0,
             )
     finally:
         # Keras leaves files open when it is interrupted.

@@ -14,6 +14,7 @@ from trainers import evaluation
 from trainers import event_log
 from trainers import run_folder
 from trainers.data.image_dataset import ImageDataset
+from trainers.files import RemotePath
 from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
@@ -215,10 +216,14 @@ def _list_new_networks(
 
 def _get_version(path):
     try:
-        found = tf.io.gfile.stat(str(path))
-    except tf.errors.NotFoundError:
+        if isinstance(path, RemotePath):
+            found = tf.io.gfile.stat(str(path))
+            return found.mtime_nsec, found.length
+        # TensorFlow's has whole seconds only, of local files.
+        found = path.stat()
+        return found.st_mtime_ns, found.st_ino
+    except (tf.errors.NotFoundError, FileNotFoundError):
         return None
-    return found.mtime_nsec, found.length
 
 
 def _read_epoch(copy, path):

@@ -40,15 +40,11 @@ class StepClock(keras.callbacks.Callback):
         images_per_second: of the epoch, up to now.
         waiting_share: part of that time in which batches were waited for, or
             `None` if it is unknown.
-        total_images: of all epochs, those that were timed.
-        total_seconds: that they took.
     """
 
     def __init__(self, batch_size: int):
         super().__init__()
         self.batch_size = batch_size
-        self.total_images = 0
-        self.total_seconds = 0.0
         self._train_function = None
         self._knows_wait = False
         self._start(steps_before=0)
@@ -97,10 +93,6 @@ class StepClock(keras.callbacks.Callback):
         self._end = time.perf_counter()
         self._images = (steps - self._steps_before) * self.batch_size
         self._seconds = self._end - self._begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.total_images += self._images
-        self.total_seconds += self._seconds
 
     def _start(self, steps_before):
         self._begin = self._end = time.perf_counter()
@@ -188,6 +180,8 @@ class Progress(keras.callbacks.Callback):
             desc=f"Epoch {epoch + 1}/{self.epochs}",
             total=self.steps * self.clock.batch_size,
             initial=self._steps_before * self.clock.batch_size,
+            # With all that there is to say, within 80 columns.
+            bar_format="{desc} |{bar}| {rate_fmt}{postfix}",
             unit=" images",
             unit_scale=True,
             ncols=columns - 1,
@@ -203,9 +197,9 @@ class Progress(keras.callbacks.Callback):
             return
         step = self._steps_before + batch + 1
         self._bar.set_postfix_str(
-            f"loss {float(logs['loss']):.4f}, "
+            f"loss {float(logs['loss']):.3g}, "
             f"{_describe_wait(self.clock.waiting_share)}, "
-            f"{_describe_seconds(self._estimate_rest(step))} to the end",
+            f"left {self._describe_rest(step)}",
             refresh=False,
         )
         self._bar.update(step * self.clock.batch_size - self._bar.n)
@@ -237,14 +231,19 @@ class Progress(keras.callbacks.Callback):
             self._bar.close()
             self._bar = None
 
-    def _estimate_rest(self, step):
-        """Returns the seconds to the end of the run, `None` if unknown."""
-        if not self.clock.images_per_second:
-            return None
+    def _describe_rest(self, step):
+        """Says the time to the end of the steps of this epoch, and to all's."""
+        speed = self.clock.images_per_second
+        if not speed:
+            return "unknown"
         epochs = self.epochs - self._epoch - 1
-        steps = epochs * self.steps + self.steps - step
-        seconds = steps * self.clock.batch_size / self.clock.images_per_second
-        return seconds + (epochs + 1) * self._seconds_besides
+        steps = self.steps - step
+        in_epoch, in_all = (
+            number * self.clock.batch_size / speed
+            for number in (steps, steps + epochs * self.steps)
+        )
+        in_all += (epochs + 1) * self._seconds_besides
+        return " of ".join(map(tqdm.format_interval, (in_epoch, in_all)))
 
 
 def format_epoch(
@@ -294,6 +293,4 @@ def _describe_wait(share):
 
 
 def _describe_seconds(seconds):
-    if seconds is None:
-        return "unknown"
     return str(datetime.timedelta(seconds=round(seconds)))

@@ -103,8 +103,7 @@ def describe_training(
     Args:
         model_dir: folder of a run with a whole epoch.
         results: what `evaluation.evaluate` returned, `None` without it.
-        images_per_second: in the steps that were taken now, `None` if none
-            was.
+        images_per_second: in the last epoch, `None` if no step was taken now.
         seconds: that the program took.
     """
     model_dir = make_path(model_dir)
@@ -123,7 +122,7 @@ def describe_training(
         lines.append(_list_accuracies("last average", last, "val_average_"))
     speed = "no step was taken now"
     if images_per_second:
-        speed = f"{images_per_second:,.0f} images/s"
+        speed = f"{images_per_second:,.0f} images/s in the last epoch"
     facts = {
         "Epochs": f"{len(rows):,}",
         "Speed": speed,
@@ -161,8 +160,10 @@ def _describe_network(network, recipe):
     )
     parts = [
         network.name.removesuffix("_logits"),
-        f"{_name_number(layers, 'lambda layer')} of scope {recipe.scope_size}",
+        _name_number(layers, "lambda layer"),
     ]
+    if layers:
+        parts[-1] += f" of scope {recipe.scope_size}"
     if recipe.width_multiplier != 1:
         parts.append(f"width x {recipe.width_multiplier:g}")
     return ", ".join(parts)

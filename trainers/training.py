@@ -220,7 +220,7 @@ def train(
         devices: where to train.
 
     Returns:
-        Images per second in the steps that were taken, `None` if none was.
+        Images per second in the last epoch, `None` if no step was taken.
 
     Raises:
         UserError: If the loss is no longer finite.
@@ -279,7 +279,7 @@ def train(
             model_dir / run_folder.METRICS_FILE,
             model_dir / run_folder.CURVES_FILE,
         )
-    return clock.total_images / clock.total_seconds
+    return clock.images_per_second
 
 
 def draw_first_batch(

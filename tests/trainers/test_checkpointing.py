@@ -184,6 +184,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
     ).read_bytes()
     epochs = [row[0] for row in read_metrics(tmp_path)]
     assert epochs == ["epoch", "0", "1", "2"]
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line[6:9] for line in lines] == ["1/3", "2/3", "3/3"]
     assert read_events(tmp_path) == read_events(whole_dir)
     assert len(list_states(tmp_path)) == 2
 

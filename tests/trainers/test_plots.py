@@ -1,4 +1,4 @@
-"""Tests of the picture of a batch."""
+"""Tests of the pictures of a run."""
 
 import matplotlib.image
 import numpy as np
@@ -35,6 +35,44 @@ def test_batch_is_drawn_image_by_image(figures, tmp_path, channels):
         drawn = np.asarray(each.images[0].get_array())
         np.testing.assert_array_equal(drawn, np.squeeze(np.rint(image)))
     assert matplotlib.image.imread(tmp_path / "batch.png").std() > 0.1
+
+
+@pytest.mark.parametrize("has_average", [False, True])
+def test_curves_are_drawn_of_all_that_is_evaluated(
+    figures, tmp_path, has_average
+):
+    columns = {
+        "epoch": [0, 1],
+        "accuracy": [0.1, 0.2],
+        "loss": [5, 4],
+        "val_accuracy": [0.3, 0.4],
+        "val_loss": [3, 2],
+    }
+    if has_average:
+        columns["val_average_accuracy"] = [0.5, 0.6]
+        columns["val_average_loss"] = [1, 0]
+    rows = [columns, *zip(*columns.values(), strict=True)]
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    plots.plot_training_curves(metrics, tmp_path / "curves.png")
+    for axes, metric in zip(figures[0].axes, ("loss", "accuracy"), strict=True):
+        drawn = {
+            line.get_label(): list(line.get_ydata()) for line in axes.lines
+        }
+        expected = {
+            "training": columns[metric],
+            "validation": columns[f"val_{metric}"],
+        }
+        if has_average:
+            expected["average in validation"] = columns[f"val_average_{metric}"]
+        assert drawn == expected
+
+
+def test_only_class_is_named(figures, tmp_path):
+    images = np.zeros((2, 5, 3, 3))
+    plots.plot_batch(images, np.ones((2, 1)), ["cat"], tmp_path / "batch.png")
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles == ["cat", "cat"]
 
 
 def test_mixed_labels_name_two_classes(figures, tmp_path):

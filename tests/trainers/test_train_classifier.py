@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from tensorflow.core.util import event_pb2
 
 from tests.support.training import SMALL
 from tests.support.training import run_main
@@ -39,6 +40,7 @@ def get_error(**values):
 def test_run_leaves_its_files(trained):
     assert sorted(path.name for path in trained.iterdir()) == [
         ".lock",
+        "augmented_batch.png",
         "best.keras",
         "confusion_matrix.png",
         "flags.json",
@@ -48,6 +50,7 @@ def test_run_leaves_its_files(trained):
         "metrics.csv",
         "results.json",
         "states",
+        "train.log",
         "training_curves.png",
     ]
 
@@ -109,11 +112,87 @@ def test_results_are_those_of_the_best_epoch(trained):
 
 
 @pytest.mark.slow
-def test_evaluation_needs_no_flag_but_the_folder(trained):
+def test_results_are_what_timm_reports_and_more_of_best_and_last(trained):
+    best = json.loads((trained / "results.json").read_text())
+    last = best.pop("last")
+    assert best.keys() == last.keys()
+    rows = np.genfromtxt(trained / "metrics.csv", delimiter=",", names=True)
+    assert last["epoch"] == 2
+    for results in (best, last):
+        row = rows[results["epoch"] - 1]
+        np.testing.assert_allclose(
+            [results["accuracy"], results["top1"], results["top5"]],
+            [
+                row["val_accuracy"],
+                100 * row["val_accuracy"],
+                100 * row["val_top_5_accuracy"],
+            ],
+            atol=1e-3,
+        )
+        np.testing.assert_allclose(results["top1_err"], 100 - results["top1"])
+        np.testing.assert_allclose(results["top5_err"], 100 - results["top5"])
+        classes = results["classes"]
+        assert [each["name"] for each in classes] == list("0123456789")
+        right = sum(each["accuracy"] * each["examples"] for each in classes)
+        np.testing.assert_allclose(right / 360, results["accuracy"])
+        assert {
+            name: results[name]
+            for name in (
+                "model",
+                "param_count",
+                "img_size",
+                "crop_pct",
+                "interpolation",
+            )
+        } == {
+            "model": "lambda_resnet26_rs",
+            "param_count": 0.16,
+            "img_size": 16,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+        }
+
+
+@pytest.mark.slow
+def test_evaluation_needs_no_flag_but_the_folder(trained, capsys):
     before = (trained / "results.json").read_text()
     (trained / "results.json").unlink()
     run_main(model_dir=str(trained), mode="eval")
     assert (trained / "results.json").read_text() == before
+    accuracy = f"{json.loads(before)['accuracy']:.2%}"
+    assert f"{accuracy:>6}" in capsys.readouterr().out
+    # Once, however often it is evaluated.
+    (events,) = (trained / "logs" / "evaluation").iterdir()
+    records = tf.data.TFRecordDataset(str(events)).as_numpy_iterator()
+    tags = [
+        value.tag
+        for record in records
+        for value in event_pb2.Event.FromString(record).summary.value
+    ]
+    assert tags == ["confusion_matrix"]
+
+
+@pytest.mark.slow
+def test_run_that_is_done_is_evaluated_once_and_left_as_it_is(trained, capsys):
+    def read_run():
+        return {
+            path: path.read_bytes()
+            for path in trained.rglob("*")
+            if path.is_file() and "continuous_eval" not in str(path)
+        }
+
+    before = read_run()
+    with run_folder.locking(trained):
+        for _ in range(2):
+            run_main(model_dir=str(trained), mode="continuous_eval")
+    said = capsys.readouterr().out
+    assert said.count("Epoch 2: ") == 1
+    assert said.count("All 2 epochs are done.") == 2
+    assert read_run() == before
+    results = json.loads((trained / "results.json").read_text())
+    row = (trained / "continuous_eval.csv").read_text().splitlines()[1]
+    assert row.startswith(f"1,{results['last']['accuracy']},")
+    (trained / "continuous_eval.csv").unlink()
 
 
 @pytest.mark.slow

@@ -19,9 +19,14 @@ it stopped, and a larger --epochs goes on for longer. A run that is repeated,
 or stopped and resumed, ends in the same weights (measured on CPUs).
 SIGTERM has it save a state after the current step and exit with code 143;
 killed in any other way, it goes on from the last state, the one after the last
-epoch or after --checkpoint_every_steps. TF_CPP_MIN_LOG_LEVEL=2 in the
-environment quiets TensorFlow.
+epoch or after --checkpoint_every_steps. What TensorFlow logs of the machine is
+left out (`launch.py`); TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
 """
+
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("trainers.train_classifier")
 
 import contextlib
 import os
@@ -31,6 +36,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 from absl import flags
+from absl import logging
 
 from trainers import evaluation
 from trainers import files
@@ -286,6 +292,8 @@ def configure_keras(run: settings.Run) -> None:
 
 
 def main(argv: list[str]) -> None:
+    # TensorFlow Datasets tells how it looks for one.
+    logging.set_verbosity(logging.WARNING)
     refuse_arguments(argv)
     given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
     config = settings.read_config(_CONFIG.value) if _CONFIG.value else {}
@@ -309,7 +317,3 @@ def run() -> None:
         flag_groups=("data", "augmentation", "model", "optimization", "run"),
         interrupted="Stopped. The same command goes on from the last state.",
     )
-
-
-if __name__ == "__main__":
-    run()

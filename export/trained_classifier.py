@@ -14,10 +14,10 @@ from trainers import run_folder
 from trainers.program import UserError
 
 _PREPROCESSING = (
-    "Decode to `channels` channels; cut out the central square whose side is "
-    "`crop_fraction` of the shorter side, rounded to a pixel; resize "
-    "bilinearly, with antialiasing, to `image_size` x `image_size` pixels; "
-    "keep the range 0 to 255."
+    "Decode to `channels` channels, a JPEG upright by its EXIF orientation; "
+    "cut out the central square whose side is `crop_fraction` of the shorter "
+    "side, rounded to a pixel; resize bilinearly, with antialiasing, to "
+    "`image_size` x `image_size` pixels; keep the range 0 to 255."
 )
 
 

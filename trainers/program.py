@@ -30,7 +30,7 @@ def run_program(
     The process ends with exit code 2 and one line if the user can mend what
     went wrong, a full disk among it; with 130, as is usual after Ctrl-C, if it
     is interrupted; and with 143, as is usual after SIGTERM, at a `Terminated`.
-    `trainers.launch` ends it while modules are imported.
+    Interruptions while modules are imported are for `trainers.launch`.
 
     Args:
         main: function of the arguments, the name of the program first.

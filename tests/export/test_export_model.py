@@ -26,6 +26,10 @@ from trainers.program import UserError
 CROP_FRACTION = 0.875
 # Of probabilities. Sums in another order differ by some 2e-6 here.
 TOLERANCE = 2e-5
+# The first row of pixels is to the right.
+EXIF = (
+    b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +79,17 @@ def test_saved_model_of_files_prepares_each_size_as_in_evaluation(
     saved_model, keras_model
 ):
     images = [make_image(29, 17), make_image(16, 16), make_image(20, 53)]
+    jpeg = tf.io.encode_jpeg(make_image(20, 31)).numpy()
     files = [
         tf.io.encode_png(images[0]),
         tf.io.encode_jpeg(images[1]),
         tf.io.encode_png(images[2]),
+        # To be turned by a quarter.
+        jpeg[:2] + b"\xff\xe1\0\x22" + EXIF + jpeg[2:],
     ]
     outputs = saved_model.signatures["image_bytes"](tf.stack(files))
-    decoded = [decode_image(contents, channels=1) for contents in files]
+    decoded = [decode_image(contents, channels=1) for contents in files[:3]]
+    decoded.append(np.rot90(tf.io.decode_jpeg(jpeg), -1))
     np.testing.assert_allclose(
         outputs["probabilities"],
         compute_expected(keras_model, decoded),

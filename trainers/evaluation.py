@@ -41,7 +41,7 @@ def evaluate(
         UserError: If there is no model, or it is of other classes.
     """
     model_dir = make_path(model_dir)
-    metadata = run_folder.read_json(model_dir / run_folder.METADATA_FILE)
+    metadata = run_folder.read_metadata(model_dir / run_folder.METADATA_FILE)
     if metadata["class_names"] != list(dataset.class_names):
         raise UserError(
             f"The model in {model_dir} was trained on other classes than "
@@ -87,7 +87,15 @@ def load_model(path: os.PathLike) -> keras.Model:
     try:
         with fetching(path) as local:
             return keras.saving.load_model(local, compile=False)
-    except (OSError, ValueError) as error:
+    # What Keras raises, depending on where the damage is.
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(message) from error
 
 

@@ -135,11 +135,8 @@ def run_mode(
         UserError: If something is wrong that the user can mend.
     """
     start = time.monotonic()
-    saved = run_folder.read_flags(model_dir)
-    if saved:
-        # Knobs that are younger than the run had their defaults in it.
-        saved = settings.resolve_flags(saved, saved={})
-    elif mode == "eval":
+    saved = settings.read_saved(model_dir)
+    if not saved and mode == "eval":
         raise UserError(
             f"--mode=eval needs the --model_dir of a run. Received: {model_dir}"
         )

@@ -30,8 +30,7 @@ def run_program(
     The process ends with exit code 2 and one line if the user can mend what
     went wrong, a full disk among it; with 130, as is usual after Ctrl-C, if it
     is interrupted; and with 143, as is usual after SIGTERM, at a `Terminated`.
-    An interruption before this is called, while modules are imported, ends the
-    process in the same way for a shell, but Python shows a traceback first.
+    Interruptions while modules are imported are for `trainers.launch`.
 
     Args:
         main: function of the arguments, the name of the program first.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainers import checkpointing
 from trainers import classifier
 from trainers import event_log
+from trainers import memory
 from trainers import optimization
 from trainers import plots
 from trainers import run_folder
@@ -50,10 +51,18 @@ def make_model(
         has an average; elsewhere the network itself.
 
     Raises:
-        UserError: If there is no such network, the weights are of another, or
-            the batch size fits neither the data nor the devices.
+        UserError: If there is no such network, it does not fit in memory, the
+            weights are of another, or the batch size fits neither the data nor
+            the devices.
     """
     check_batches(recipe, dataset, run, devices)
+    memory.check_memory(
+        recipe,
+        channels=dataset.channels,
+        num_classes=len(dataset.class_names),
+        num_replicas=devices.count,
+        frozen_stages=run.frozen_stages,
+    )
     try:
         with devices.strategy.scope():
             network = classifier.build_classifier(

@@ -1,8 +1,11 @@
 """What the programs have in common: their flags, their help, their end."""
 
+import contextlib
 import functools
+import signal
 import sys
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 from absl import app
@@ -38,21 +41,27 @@ def run_program(
             `main`, in the order in which `--help` shows them.
         interrupted: the line to print after Ctrl-C, such as what to do next.
     """
+    interruptions = []
     try:
-        app.run(main, flags_parser=functools.partial(_parse, main, flag_groups))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
-        sys.exit(130)
+        with _noting_interruptions(interruptions):
+            app.run(
+                main,
+                flags_parser=functools.partial(_parse, main, flag_groups),
+            )
     except Terminated:
         print(
             "Terminated, with all saved. The same command goes on.",
             file=sys.stderr,
         )
         sys.exit(143)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        # TensorFlow makes another error of some interruptions.
+        if interruptions or isinstance(error, KeyboardInterrupt):
+            print(f"\n{interrupted}", file=sys.stderr)
+            sys.exit(130)
+        if isinstance(error, UserError):
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(2)
         if not files.is_disk_full(error):
             raise
         name = getattr(error, "filename", None)
@@ -63,6 +72,25 @@ def run_program(
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _noting_interruptions(interruptions: list) -> Iterator[None]:
+    """Appends to a list at Ctrl-C within the block; it is raised as ever."""
+    raise_interruption = signal.getsignal(signal.SIGINT)
+    if raise_interruption is not signal.default_int_handler:
+        yield
+        return
+
+    def note(number, frame):
+        interruptions.append(number)
+        raise_interruption(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, raise_interruption)
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

@@ -1,10 +1,8 @@
 """What several test files share: one small network, exported once."""
 
-import functools
 import json
 import os
 import pathlib
-from unittest import mock
 
 import keras
 import numpy as np
@@ -84,14 +82,12 @@ def trained(tmp_path_factory) -> pathlib.Path:
     """The folder of a run of one epoch that was then made one longer."""
     from tests.support.training import SMALL
     from tests.support.training import run_main
+    from tests.support.training import run_main_eagerly
 
     folder = tmp_path_factory.mktemp("runs") / "digits"
     run_main(model_dir=str(folder), epochs=1, mode="train", **SMALL)
     first_row = (folder / "metrics.csv").read_text()
-    # For so few steps, compiling graphs again would take most of the time.
-    run_eagerly = functools.partialmethod(keras.Model.compile, run_eagerly=True)
-    with mock.patch.object(keras.Model, "compile", run_eagerly):
-        run_main(model_dir=str(folder), epochs=2)
+    run_main_eagerly(model_dir=str(folder), epochs=2)
     assert (folder / "metrics.csv").read_text().startswith(first_row)
     return folder
 

@@ -1,5 +1,9 @@
 """The program that trains, run within a test's process."""
 
+import functools
+from unittest import mock
+
+import keras
 from absl import flags
 from absl.testing import flagsaver
 
@@ -14,3 +18,13 @@ def run_main(**values):
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**values):
         train_classifier.main(["train_classifier"])
+
+
+def run_main_eagerly(**values):
+    """Does so step by step.
+
+    For few steps, compiling graphs would take most of the time.
+    """
+    run_eagerly = functools.partialmethod(keras.Model.compile, run_eagerly=True)
+    with mock.patch.object(keras.Model, "compile", run_eagerly):
+        run_main(**values)

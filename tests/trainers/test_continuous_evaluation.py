@@ -35,7 +35,9 @@ def run_dir(digits, tmp_path):
     """A folder as it is before the first epoch of a run is done."""
     metadata = {"class_names": digits.class_names, "crop_fraction": 1.0}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-    (tmp_path / "flags.json").write_text(json.dumps({"epochs": EPOCHS}))
+    (tmp_path / "flags.json").write_text(
+        json.dumps({"dataset": "digits", "epochs": EPOCHS})
+    )
     return tmp_path
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.training import SMALL
-from tests.support.training import run_main
+from tests.support.training import run_main_eagerly
 from trainers.data import caching
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
@@ -71,7 +71,7 @@ def test_cache_is_not_filled_beyond_the_memory(dataset, monkeypatch):
 @pytest.mark.slow
 def test_run_with_a_cache_gives_the_same_metrics(tmp_path, capsys):
     for name, cache in (("without", False), ("with", True)):
-        run_main(
+        run_main_eagerly(
             model_dir=str(tmp_path / name),
             epochs=1,
             mode="train",

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from tests.support.training import run_main
+from tests.support.training import run_main_eagerly
 from trainers.data import checking
 from trainers.program import UserError
 
@@ -49,7 +49,7 @@ def test_run_leaves_out_bad_images_and_goes_on_so(tmp_path):
     listed = tmp_path / "run" / "bad_images.txt"
 
     def run(**values):
-        run_main(
+        run_main_eagerly(
             dataset=str(photos),
             model_dir=str(tmp_path / "run"),
             depth=26,
@@ -58,6 +58,7 @@ def test_run_leaves_out_bad_images_and_goes_on_so(tmp_path):
             stem_strides=1,
             scope_size=3,
             batch_size=5,
+            mode="train",
             **values,
         )
 

@@ -76,6 +76,8 @@ def test_run_with_a_cache_gives_the_same_metrics(tmp_path, capsys):
             epochs=1,
             mode="train",
             cache=cache,
+            layout="CCCC",
+            image_size=8,
             **SMALL,
         )
     # 1797 scans of 64 pixels.

@@ -8,6 +8,11 @@ at 224x224, beside those that the paper prints, and its billions of
 multiply-adds. Nothing is trained.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("examples.baselines")
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -116,7 +121,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

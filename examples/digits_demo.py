@@ -8,9 +8,13 @@ Everything is written to a new folder in runs/, and a summary at the end says
 what is where. Takes some four minutes on two cores.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("examples.digits_demo")
+
 import csv
 import json
-import os
 import pathlib
 import shlex
 import subprocess
@@ -81,8 +85,6 @@ Exported: {model_dir / "export"}
 
 def main(argv: list[str]) -> None:
     refuse_arguments(argv)
-    # For this process, which imports TensorFlow later, and for its children.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start = time.monotonic()
     model_dir = pathlib.Path("runs", time.strftime("digits-%Y%m%d-%H%M%S"))
     export_dir = model_dir / "export"
@@ -101,7 +103,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -10,6 +10,11 @@ that were not trained on. Nothing is downloaded, and all is written to a new
 temporary folder. Takes about a minute on two cores.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("examples.fine_tune_digits")
+
 import functools
 import pathlib
 import tempfile
@@ -149,7 +154,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -33,6 +33,11 @@ the networks: a process that has imported it can load lambda.keras, and let a
 `StreamingReader` read step by step with it.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("examples.language_model")
+
 import json
 import math
 import pathlib
@@ -370,7 +375,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

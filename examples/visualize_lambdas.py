@@ -13,6 +13,11 @@ pixels. Those of a network that was trained with --layout=LLCC have 16x16 and
 8x8, and show more.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("examples.visualize_lambdas")
+
 import pathlib
 
 import keras
@@ -219,7 +224,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

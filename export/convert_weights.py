@@ -12,6 +12,11 @@ is above 1e-4 of the largest. docs/networks.md lists the networks. Takes some
 twenty seconds on two cores.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("export.convert_weights")
+
 import pathlib
 
 import keras
@@ -192,7 +197,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -10,6 +10,11 @@ a minute on two cores for a small network, and ends in a table of the files,
 their sizes and their differences from Keras.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("export.export_model")
+
 import pathlib
 import sys
 
@@ -61,7 +66,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

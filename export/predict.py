@@ -7,9 +7,23 @@ each image with their probabilities, after about five seconds of start-up.
 
 The folder `export` may be copied to a machine that has nothing else of this
 project. There, this program needs TensorFlow, absl-py and, for a `.tflite`
-file, ai-edge-litert.
+file, ai-edge-litert. What TensorFlow logs is left out; TF_CPP_MIN_LOG_LEVEL=0
+in the environment shows it.
 """
 
+if __name__ == "__main__":
+    import os
+    import signal
+
+    def _stop(*_):
+        os.write(2, b"\nStopped.\n")
+        os._exit(130)
+
+    # Raised while modules are imported, Ctrl-C would be theirs to catch.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
+
+import os
 import pathlib
 import sys
 import zipfile
@@ -110,18 +124,31 @@ def main(argv: list[str]) -> None:
     classify = model_format.load(model_path)["image_bytes"]
     for path, contents in zip(image_paths, images, strict=True):
         (probabilities,) = classify([contents])
-        print(path)
-        print(
-            format_classes(probabilities, metadata["class_names"], _TOP.value)
+        classes = format_classes(
+            probabilities, metadata["class_names"], _TOP.value
         )
+        print(f"{path}\n{classes}", flush=True)
+
+
+def _parse(argv):
+    if "--help" in argv:
+        own = flags.FLAGS.module_help(sys.modules[main.__module__])
+        print(__doc__, own.replace(f"{main.__module__}:", "flags:"), sep="\n")
+        sys.exit()
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{error} See --help.") from error
 
 
 def run() -> None:
     # Flags may follow the images.
     flags.FLAGS.set_gnu_getopt()
+    # Before TensorFlow is imported: its errors are exceptions besides.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # It ends as with `trainers.program`, which a copy of this folder lacks.
     try:
-        app.run(main)
+        app.run(main, flags_parser=_parse)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,8 @@
 """Reads what training left behind as one float32 model and its labels."""
 
 import dataclasses
-import json
 import pathlib
+import textwrap
 import zipfile
 
 import keras
@@ -14,10 +14,10 @@ from trainers import run_folder
 from trainers.program import UserError
 
 _PREPROCESSING = (
-    "Decode to `channels` channels; cut out the central square whose side is "
-    "`crop_fraction` of the shorter side, rounded to a pixel; resize "
-    "bilinearly, with antialiasing, to `image_size` x `image_size` pixels; "
-    "keep the range 0 to 255."
+    "Decode to `channels` channels, a JPEG upright by its EXIF orientation; "
+    "cut out the central square whose side is `crop_fraction` of the shorter "
+    "side, rounded to a pixel; resize bilinearly, with antialiasing, to "
+    "`image_size` x `image_size` pixels; keep the range 0 to 255."
 )
 
 
@@ -76,7 +76,7 @@ def load_classifier(path: pathlib.Path) -> Classifier:
         raise UserError(f"--model must be a .keras file. Received: {path}")
     if not zipfile.is_zipfile(path):
         raise UserError(f"--model is no .keras file, or is cut off: {path}")
-    model = keras.saving.load_model(path, compile=False)
+    model = _load_model(path)
     _check_model(model, path)
     model = end_in_softmax(convert_to_float32(model))
     class_names, crop_fraction = _read_metadata(
@@ -133,10 +133,45 @@ def _replace_half_precision(config):
     return "float32" if config in half else config
 
 
+def _load_model(path):
+    if not run_folder.is_whole_model(path):
+        raise UserError(
+            "--model is damaged, by its checksums; copy or train it once more. "
+            f"Received: {path}"
+        )
+    # A whole file may hold something else, or layers of another program. What
+    # Keras raises depends on what it finds.
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = textwrap.shorten(str(error), 200, placeholder="...")
+        raise UserError(
+            "--model must be a .keras file that Keras can load: "
+            f"{type(error).__name__}: {reason} Received: {path}"
+        ) from error
+
+
 def _check_model(model, path):
-    shape, output_shape = model.input_shape, model.output_shape
-    is_square = len(shape) == 4 and shape[1] == shape[2] is not None
-    if not is_square or shape[3] not in (1, 3) or len(output_shape) != 2:
+    # Layers and models of other kinds have none.
+    shape = getattr(model, "input_shape", None)
+    output_shape = getattr(model, "output_shape", None)
+    are_single = isinstance(shape, tuple) and isinstance(output_shape, tuple)
+    if (
+        not are_single
+        or len(shape) != 4
+        or shape[1] != shape[2]
+        or shape[1] is None
+        or shape[3] not in (1, 3)
+        or len(output_shape) != 2
+    ):
         raise UserError(
             "--model must map square images of a fixed size, with 1 or 3 "
             f"channels, to classes. Received: {shape} -> {output_shape} in "
@@ -151,23 +186,11 @@ def _read_metadata(path, num_classes):
             f"{num_classes - 1}, and images are not cropped beyond the square."
         )
         return [str(n) for n in range(num_classes)], 1.0
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        class_names = [str(name) for name in metadata["class_names"]]
-        crop_fraction = float(metadata["crop_fraction"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} must hold class_names and crop_fraction. "
-            f"Received: {error!r}"
-        ) from error
+    metadata = run_folder.read_metadata(path)
+    class_names = metadata["class_names"]
     if len(class_names) != num_classes:
         raise UserError(
             f"{path} must name each class of the model. Received: "
             f"{len(class_names)} names for {num_classes} classes"
         )
-    if not 0 < crop_fraction <= 1:
-        raise UserError(
-            f"crop_fraction in {path} must be above 0 and at most 1. "
-            f"Received: {crop_fraction}"
-        )
-    return class_names, crop_fraction
+    return class_names, metadata["crop_fraction"]

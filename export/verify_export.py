@@ -10,6 +10,11 @@ and `probabilities`, `(examples, classes)`. Prints the differences, writes them
 to FILE.json, and fails if any is above 1e-4. Takes about ten seconds.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("export.verify_export")
+
 import json
 import pathlib
 import sys
@@ -113,7 +118,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers import data_parallel
 from trainers import event_log
 from trainers import run_folder
 from trainers import train_state
@@ -231,7 +232,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, network, name, epoch):
         if self.writes:
-            with replacing(self.model_dir / name) as temporary:
+            with (
+                data_parallel.pausing(),
+                replacing(self.model_dir / name) as temporary,
+            ):
                 network.save(temporary)
                 run_folder.write_epoch(temporary, epoch + 1)
 
@@ -312,8 +316,10 @@ def score_epoch(logs: Mapping[str, float]) -> tuple[tuple[float, float], bool]:
 
 
 def get_network(model: keras.Model) -> keras.Model:
-    """Returns the network that a model trains, a plain model."""
-    return getattr(model, "network", model)
+    """Returns the network that a model trains, a plain one, not compiled."""
+    if hasattr(model, "network"):
+        return model.network
+    return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
 def _list_variables(model):

@@ -1,12 +1,53 @@
 """The network that is trained."""
 
 import functools
+import math
 
 import keras
 
 import lambda_keras
+from lambda_keras.networks import lambda_resnet
 from lambda_keras.networks import weights as weights_module
+from trainers.program import UserError
 from trainers.recipes import Recipe
+
+_NUM_HEADS = 4
+
+
+def check_width(recipe: Recipe) -> None:
+    """Checks that the layers of a network can be as wide as a recipe says.
+
+    Args:
+        recipe: names the network.
+
+    Raises:
+        UserError: If there would be too few channels, or a number of them
+            that the heads of a lambda layer cannot share.
+    """
+    if not math.isfinite(512 * recipe.width_multiplier):
+        return
+    placement = lambda_resnet.place_lambda_layers(
+        recipe.depth, recipe.layout, recipe.architecture
+    )
+    width = recipe.width_multiplier
+    # The first convolution of a tiered stem has 3/8 of them.
+    least = 3 if recipe.architecture == "tiered" else 2
+    # No heads share what has no lambda layers.
+    divisors = {
+        64 * 2**number: _NUM_HEADS if any(stage) else 1
+        for number, stage in enumerate(placement)
+    }
+    if round(64 * width) < least or any(
+        round(filters * width) % divisor
+        for filters, divisor in divisors.items()
+    ):
+        raise UserError(
+            f"--width_multiplier must leave at least {least} of the stem's 64 "
+            f"channels, and in stages with lambda layers a multiple of "
+            f"{_NUM_HEADS}, the number of heads; try "
+            f"{max(1, round(16 * width)) / 16}. "
+            f"Received: --width_multiplier={width}"
+        )
 
 
 def build_classifier(
@@ -46,6 +87,7 @@ def build_classifier(
         lambda_layer=functools.partial(
             lambda_keras.LambdaConv,
             scope_size=recipe.scope_size,
+            num_heads=_NUM_HEADS,
             normalization=normalization,
         ),
         classifier_activation=None,

@@ -13,6 +13,7 @@ import tensorflow as tf
 from trainers import evaluation
 from trainers import event_log
 from trainers import run_folder
+from trainers import settings
 from trainers.data.image_dataset import ImageDataset
 from trainers.files import RemotePath
 from trainers.files import make_path
@@ -109,7 +110,7 @@ def follow(
                 flush=True,
             )
             end = time.monotonic() + timeout
-        epochs = run_folder.read_flags(model_dir).get("epochs", math.inf)
+        epochs = settings.read_saved(model_dir).get("epochs", math.inf)
         if log.last_epoch >= epochs:
             print(f"All {log.last_epoch} epochs are done.")
             return

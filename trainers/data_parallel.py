@@ -1,6 +1,8 @@
 """Training on all devices of one or several processes on the JAX backend."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import keras
 
@@ -47,6 +49,20 @@ def distribute() -> keras.distribution.DataParallel:
     )
     keras.distribution.set_distribution(distribution)
     return distribution
+
+
+@contextlib.contextmanager
+def pausing() -> Iterator[None]:
+    """Lets one process make and load models without the others in the block.
+
+    Saving makes variables, too.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def _connect_processes():

@@ -91,7 +91,7 @@ def read_metadata(model_dir: os.PathLike, dataset: ImageDataset) -> dict:
     Raises:
         UserError: If there is none, or it names other classes than `dataset`.
     """
-    metadata = run_folder.read_json(model_dir / run_folder.METADATA_FILE)
+    metadata = run_folder.read_metadata(model_dir / run_folder.METADATA_FILE)
     if metadata["class_names"] != list(dataset.class_names):
         raise UserError(
             f"The model in {model_dir} was trained on other classes than "
@@ -239,5 +239,13 @@ def _reading(path):
     try:
         with fetching(path) as local:
             yield local
-    except (OSError, ValueError) as error:
+    # What Keras raises, depending on where the damage is.
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(message) from error

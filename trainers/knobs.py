@@ -8,6 +8,7 @@ folder of a run.
 
 import dataclasses
 import functools
+import math
 import typing
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -88,6 +89,13 @@ def one_of(*choices: Any) -> Rule:
     return Rule(text, lambda value: value in choices, choices)
 
 
+# For all values of a type. Tensors count with as many bits.
+_RULES = {
+    int: between(-(2**31), 2**31 - 1),
+    float: Rule("finite", math.isfinite),
+}
+
+
 def list_knobs(owner: Any) -> Iterator[tuple[dataclasses.Field, Knob]]:
     """Lists the fields of a dataclass, or of an instance, that are knobs."""
     for field in dataclasses.fields(owner):
@@ -110,16 +118,19 @@ def replace_knobs(owner: Any, values: Mapping[str, Any]) -> Any:
         values: of all of its knobs, and perhaps of others, by name.
 
     Raises:
-        UserError: If a value breaks the rule of its knob.
+        UserError: If a value breaks the rule of its knob, or is a number that
+            is not finite or too large.
     """
     for field, about in list_knobs(owner):
         value = values[field.name]
-        is_left_open = value is None and field.default is None
-        if about.rule and not is_left_open and not about.rule.holds(value):
-            raise UserError(
-                f"--{field.name} must be {about.rule.text}. "
-                f"Received: --{field.name}={value}"
-            )
+        if value is None and field.default is None:
+            continue
+        for rule in (about.rule, _RULES.get(_get_kind(field))):
+            if rule and not rule.holds(value):
+                raise UserError(
+                    f"--{field.name} must be {rule.text}. "
+                    f"Received: --{field.name}={value}"
+                )
     return dataclasses.replace(
         owner, **{name: values[name] for name in read_knobs(owner)}
     )
@@ -140,7 +151,7 @@ def convert_value(field: dataclasses.Field, value: Any) -> Any:
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif type(value) is kind:
         return value

@@ -1,8 +1,11 @@
 """What the programs have in common: their flags, their help, their end."""
 
+import contextlib
 import functools
+import signal
 import sys
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 from absl import app
@@ -30,8 +33,7 @@ def run_program(
     The process ends with exit code 2 and one line if the user can mend what
     went wrong, a full disk among it; with 130, as is usual after Ctrl-C, if it
     is interrupted; and with 143, as is usual after SIGTERM, at a `Terminated`.
-    An interruption before this is called, while modules are imported, ends the
-    process in the same way for a shell, but Python shows a traceback first.
+    Interruptions while modules are imported are for `trainers.launch`.
 
     Args:
         main: function of the arguments, the name of the program first.
@@ -39,21 +41,27 @@ def run_program(
             `main`, in the order in which `--help` shows them.
         interrupted: the line to print after Ctrl-C, such as what to do next.
     """
+    interruptions = []
     try:
-        app.run(main, flags_parser=functools.partial(_parse, main, flag_groups))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
-        sys.exit(130)
+        with _noting_interruptions(interruptions):
+            app.run(
+                main,
+                flags_parser=functools.partial(_parse, main, flag_groups),
+            )
     except Terminated:
         print(
             "Terminated, with all saved. The same command goes on.",
             file=sys.stderr,
         )
         sys.exit(143)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        # TensorFlow makes another error of some interruptions.
+        if interruptions or isinstance(error, KeyboardInterrupt):
+            print(f"\n{interrupted}", file=sys.stderr)
+            sys.exit(130)
+        if isinstance(error, UserError):
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(2)
         if not files.is_disk_full(error):
             raise
         name = getattr(error, "filename", None)
@@ -64,6 +72,25 @@ def run_program(
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _noting_interruptions(interruptions: list) -> Iterator[None]:
+    """Appends to a list at Ctrl-C within the block; it is raised as ever."""
+    raise_interruption = signal.getsignal(signal.SIGINT)
+    if raise_interruption is not signal.default_int_handler:
+        yield
+        return
+
+    def note(number, frame):
+        interruptions.append(number)
+        raise_interruption(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, raise_interruption)
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from lambda_keras.networks import lambda_resnet
 from trainers.data import augmentation
+from trainers.knobs import Rule
 from trainers.knobs import at_least
 from trainers.knobs import between
 from trainers.knobs import greater_than
@@ -68,17 +71,28 @@ class Recipe:
         0.0, "Of the beta distribution of CutMix, 0 for none", at_least(0)
     )
 
-    depth: int = _model(50, "Layers: 26, 50, 101, 152, 200, 270, 350 or 420")
+    depth: int = _model(50, "Layers", one_of(*lambda_resnet.DEPTHS))
     layout: str | None = _model(
         None,
         "C (convolutions) or L (lambda layers) for each of four stages; "
         "without it the paper's hybrid",
+        Rule(
+            "four letters, each C or L",
+            lambda layout: re.fullmatch("[CL]{4}", layout),
+        ),
     )
     architecture: str = _model(
-        "rs", "rs (ResNet-RS), v1 (the first ResNet) or tiered (timm's)"
+        "rs",
+        "rs is ResNet-RS, v1 the first ResNet, tiered is timm's",
+        one_of(*lambda_resnet.ARCHITECTURES),
     )
     scope_size: int = _model(
-        23, "Width of the lambda layers' scope, odd, positions"
+        23,
+        "Width of the lambda layers' scope, positions",
+        Rule(
+            "odd, because the scope is centered on the query, and at least 1",
+            lambda size: size >= 1 and size % 2,
+        ),
     )
     width_multiplier: float = _model(
         1.0, "Factor on all numbers of channels", greater_than(0)

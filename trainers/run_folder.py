@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import struct
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -180,23 +181,49 @@ def read_json(path: os.PathLike) -> dict:
         UserError: If there is no such file, or it is damaged.
     """
     try:
-        return json.loads(make_path(path).read_text())
+        content = json.loads(make_path(path).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"no names and values: {type(content).__name__}")
+        return content
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}. Train first, or give "
             "the --model_dir of a run."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}); mend it or choose another "
             "--model_dir."
         ) from error
 
 
-def read_flags(model_dir: os.PathLike) -> dict:
-    """Returns the flags of the run in a folder, none for a new folder."""
-    path = make_path(model_dir) / FLAGS_FILE
-    return read_json(path) if path.exists() else {}
+def read_metadata(path: os.PathLike) -> dict:
+    """Reads metadata.json.
+
+    Returns:
+        `"class_names"`, a list of str, and `"crop_fraction"`, the side of the
+        central square that is looked at over the image's shorter side.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    metadata = read_json(path)
+    class_names = metadata.get("class_names")
+    crop_fraction = metadata.get("crop_fraction")
+    if not isinstance(class_names, list) or not all(
+        isinstance(name, str) for name in class_names
+    ):
+        raise UserError(
+            f"class_names in {path} must be a list of strings. "
+            f"Received: {_shorten(class_names)}"
+        )
+    is_number = isinstance(crop_fraction, int | float)
+    if not is_number or not 0 < crop_fraction <= 1:
+        raise UserError(
+            f"crop_fraction in {path} must be above 0 and at most 1. "
+            f"Received: {_shorten(crop_fraction)}"
+        )
+    return {"class_names": class_names, "crop_fraction": float(crop_fraction)}
 
 
 def check_flags(
@@ -233,6 +260,10 @@ def check_flags(
             f"The run in {model_dir} can only become longer. Received: "
             f"--epochs={new['epochs']} instead of {saved['epochs']}"
         )
+
+
+def _shorten(value):
+    return textwrap.shorten(repr(value), 80, placeholder="...")
 
 
 def _try_writing(folder):

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 
 import yaml
 
+from trainers import run_folder
+from trainers.classifier import check_width
 from trainers.data import records
+from trainers.files import make_path
 from trainers.knobs import at_least
 from trainers.knobs import between
 from trainers.knobs import convert_value
@@ -204,18 +207,51 @@ def read_config(path: str) -> dict:
             "--config must be a file of names and values of flags. "
             f"Received: {type(config).__name__} in {path}"
         )
+    return _convert_values(config, f"in {path}")
+
+
+def read_saved(model_dir: os.PathLike) -> dict:
+    """Reads the flags of the run in a folder.
+
+    Returns:
+        All flags, those that are younger than the run with their defaults;
+        none if there is no run.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = make_path(model_dir) / run_folder.FLAGS_FILE
+    if not path.exists():
+        return {}
+    saved = _convert_values(run_folder.read_json(path), f"in {path}")
+    if not saved.get("dataset"):
+        raise UserError(
+            f"{path} must say which --dataset the run is of; mend it or choose "
+            "another --model_dir."
+        )
+    return resolve_flags(saved, saved={})
+
+
+def _convert_values(values, where):
+    """Returns values from a file as the flags of their names have them."""
     fields = {
         field.name: field
         for owner in (Run, Recipe)
         for field, _ in list_knobs(owner)
     }
-    for name, value in config.items():
-        if name not in fields:
-            raise UserError(
-                f"--config must hold flags of a run. Received: {name} in {path}"
-            )
-        config[name] = convert_value(fields[name], value)
-    return config
+    unknown = sorted(map(str, set(values) - set(fields)))
+    if unknown:
+        raise UserError(
+            "A file of flags must hold flags of a run. "
+            f"Received: {', '.join(unknown)} {where}"
+        )
+    try:
+        return {
+            name: convert_value(fields[name], value)
+            for name, value in values.items()
+        }
+    except UserError as error:
+        raise UserError(f"{error} {where}") from error
 
 
 def describe_recipe(
@@ -287,8 +323,6 @@ def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
 def make_recipe(resolved: Mapping) -> Recipe:
     """Puts resolved flags into their recipe.
 
-    The network checks what only it can know, such as its depths.
-
     Raises:
         UserError: If a value breaks its rule.
     """
@@ -299,4 +333,5 @@ def make_recipe(resolved: Mapping) -> Recipe:
             f"--image_size must be at least {shrinkage}, because the network "
             f"divides it by it. Received: --image_size={recipe.image_size}"
         )
+    check_width(recipe)
     return recipe

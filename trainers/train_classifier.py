@@ -19,14 +19,19 @@ it stopped, and a larger --epochs goes on for longer. A run that is repeated,
 or stopped and resumed, ends in the same weights (measured on CPUs).
 SIGTERM has it save a state after the current step and exit with code 143;
 killed in any other way, it goes on from the last state, the one after the last
-epoch or after --checkpoint_every_steps. TF_CPP_MIN_LOG_LEVEL=2 in the
-environment quiets TensorFlow.
+epoch or after --checkpoint_every_steps. What TensorFlow logs of the machine is
+left out (`launch.py`); TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
 
 While it trains, it says how fast, and "wait", the share of the time in which a
 step waits for its batch: much of it says that reading and augmenting images
 limits the speed. Another process evaluates each epoch meanwhile with
 --mode=continuous_eval and the same --model_dir.
 """
+
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("trainers.train_classifier")
 
 import contextlib
 import os
@@ -36,8 +41,10 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 from absl import flags
+from absl import logging
 
 from trainers import continuous_evaluation
+from trainers import data_parallel
 from trainers import evaluation
 from trainers import files
 from trainers import knobs
@@ -109,7 +116,6 @@ _CHANGES_IN_TRAINING = (
     "data_dir",
     "early_stopping_epochs",
     "epochs",
-    "gradient_accumulation_steps",
     "jit_compile",
     "keep_checkpoints",
     "profile_steps",
@@ -149,11 +155,8 @@ def run_mode(
     if mode == "continuous_eval":
         continuous_evaluation.wait_for_run(model_dir, timeout=timeout)
     trains = mode in ("train", "train_and_eval")
-    saved = run_folder.read_flags(model_dir)
-    if saved:
-        # Knobs that are younger than the run had their defaults in it.
-        saved = settings.resolve_flags(saved, saved={})
-    elif mode == "eval":
+    saved = settings.read_saved(model_dir)
+    if not saved and mode == "eval":
         raise UserError(
             f"--mode=eval needs the --model_dir of a run. Received: {model_dir}"
         )
@@ -164,7 +167,11 @@ def run_mode(
         resolved,
         may_change=(_CHANGES_IN_TRAINING if trains else _CHANGES_IN_EVALUATION),
     )
-    run = settings.make_run(resolved)
+    # Those that a run began with are of no use to it later.
+    has_begun = bool(run_folder.list_states(model_dir))
+    run = settings.make_run(
+        {**resolved, "weights": None} if has_begun else resolved
+    )
     recipe = settings.make_recipe(resolved)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
@@ -175,80 +182,56 @@ def run_mode(
         is_new=not saved,
         is_chief=devices.is_chief,
     )
-    # One of several processes evaluates, alone.
-    strategy = (
-        devices.strategy
-        if devices.processes == 1
-        else tf.distribute.get_strategy()
-    )
+    images_per_second = None
     if trains:
         model = training.make_model(recipe, dataset, run, devices)
         if devices.is_chief:
-            print(
-                reports.describe_run(
-                    model,
-                    recipe,
-                    dataset,
-                    run=run,
-                    devices=devices,
-                    model_dir=model_dir,
-                )
-            )
+            facts = {"run": run, "devices": devices, "model_dir": model_dir}
+            print(reports.describe_run(model, recipe, dataset, **facts))
         if is_dry:
             run_folder.prepare_folder(model_dir)
             path = model_dir / run_folder.BATCH_FILE
             training.draw_first_batch(recipe, dataset, run, path)
             print(f"First batch: {path}")
             return
-        run_folder.prepare_folder(model_dir)
-        with contextlib.ExitStack() as stack:
-            if devices.is_chief:
-                stack.enter_context(run_folder.locking(model_dir))
-            checkpoint = training.restore(
-                model, model_dir=model_dir, run=run, devices=devices
-            )
-            if saved and saved["epochs"] < recipe.epochs:
-                print(
-                    f"--epochs={recipe.epochs} instead of {saved['epochs']}: "
-                    "from here on, the learning rate is that of a run of this "
-                    "length."
-                )
-            if devices.is_chief:
-                # After all that can be refused.
-                run_folder.write_json(
-                    model_dir / run_folder.FLAGS_FILE, resolved
-                )
-            images_per_second = training.train(
-                model,
-                recipe,
-                dataset,
-                checkpoint=checkpoint,
-                run=run,
-                devices=devices,
-            )
+        images_per_second = train_in_folder(
+            model,
+            recipe,
+            dataset,
+            run=run,
+            devices=devices,
+            model_dir=model_dir,
+            saved=saved,
+            resolved=resolved,
+        )
     if not devices.is_chief:
         return
+    # One of several processes evaluates, alone.
+    is_alone = devices.processes == 1
+    evaluation_arguments = {
+        "batch_size": recipe.batch_size,
+        "strategy": (
+            devices.strategy if is_alone else tf.distribute.get_strategy()
+        ),
+    }
     if mode == "continuous_eval":
         continuous_evaluation.follow(
-            model_dir,
-            dataset,
-            batch_size=recipe.batch_size,
-            strategy=strategy,
-            timeout=timeout,
+            model_dir, dataset, timeout=timeout, **evaluation_arguments
         )
         return
     results = None
     if mode != "train":
-        results = evaluation.evaluate(
-            model_dir, dataset, batch_size=recipe.batch_size, strategy=strategy
-        )
+        with data_parallel.pausing():
+            results = evaluation.evaluate(
+                model_dir, dataset, **evaluation_arguments
+            )
     is_own = not saved or saved["dataset"] == resolved["dataset"]
     print(
         f"\nAccuracy on {dataset.validation.size:,} validation images"
         f"{', by which the best epoch was chosen' if is_own else ''}:"
     )
     seconds = time.monotonic() - start
-    if mode == "eval":
+    if not trains:
         text = reports.describe_evaluation(
             model_dir, results=results, seconds=seconds
         )
@@ -260,6 +243,61 @@ def run_mode(
             seconds=seconds,
         )
     print(text)
+
+
+def train_in_folder(
+    model: keras.Model,
+    recipe: Recipe,
+    dataset: ImageDataset,
+    *,
+    run: settings.Run,
+    devices: strategies.Devices,
+    model_dir: os.PathLike,
+    saved: Mapping,
+    resolved: Mapping,
+) -> float | None:
+    """Trains, or goes on, while no other process may in the same folder.
+
+    Args:
+        model: what `training.make_model` returns.
+        recipe: names images and optimization.
+        dataset: what to train on.
+        run: names the seed and how states are kept.
+        devices: where to train.
+        model_dir: folder of the run.
+        saved: flags of the run that is in it, empty if there is none.
+        resolved: flags of the run now.
+
+    Returns:
+        As `training.train`.
+
+    Raises:
+        UserError: If another process trains there, or the files of the run
+            are damaged.
+    """
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief:
+            run_folder.prepare_folder(model_dir)
+            stack.enter_context(run_folder.locking(model_dir))
+        checkpoint = training.restore(
+            model, model_dir=model_dir, run=run, devices=devices
+        )
+        if saved and saved["epochs"] < recipe.epochs:
+            print(
+                f"--epochs={recipe.epochs} instead of {saved['epochs']}: from "
+                "here on, the learning rate is that of a run of this length."
+            )
+        if devices.is_chief:
+            # After all that can be refused.
+            run_folder.write_json(model_dir / run_folder.FLAGS_FILE, resolved)
+        return training.train(
+            model,
+            recipe,
+            dataset,
+            checkpoint=checkpoint,
+            run=run,
+            devices=devices,
+        )
 
 
 def open_checked(
@@ -325,6 +363,8 @@ def configure_keras(run: settings.Run) -> None:
 
 
 def main(argv: list[str]) -> None:
+    # TensorFlow Datasets tells how it looks for one.
+    logging.set_verbosity(logging.WARNING)
     refuse_arguments(argv)
     given = {flag.name: flag.value for flag in _KNOBS if flag.value is not None}
     config = settings.read_config(_CONFIG.value) if _CONFIG.value else {}
@@ -349,7 +389,3 @@ def run() -> None:
         flag_groups=("data", "augmentation", "model", "optimization", "run"),
         interrupted="Stopped. The same command goes on from the last state.",
     )
-
-
-if __name__ == "__main__":
-    run()

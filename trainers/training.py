@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import warnings
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,7 @@ import tensorflow as tf
 from trainers import checkpointing
 from trainers import classifier
 from trainers import event_log
+from trainers import memory
 from trainers import optimization
 from trainers import plots
 from trainers import run_folder
@@ -49,17 +51,26 @@ def make_model(
         has an average; elsewhere the network itself.
 
     Raises:
-        UserError: If there is no such network, the weights are of another, or
-            the batch size fits neither the data nor the devices.
+        UserError: If there is no such network, it does not fit in memory, the
+            weights are of another, or the batch size fits neither the data nor
+            the devices.
     """
     check_batches(recipe, dataset, run, devices)
+    memory.check_memory(
+        recipe,
+        channels=dataset.channels,
+        num_classes=len(dataset.class_names),
+        num_replicas=devices.count,
+        frozen_stages=run.frozen_stages,
+    )
     try:
         with devices.strategy.scope():
             network = classifier.build_classifier(
                 recipe,
                 channels=dataset.channels,
                 num_classes=len(dataset.class_names),
-                synchronized=devices.count > 1,
+                # JAX's sees the global batch anyway, in a process and across.
+                synchronized=devices.strategy.num_replicas_in_sync > 1,
             )
     except ValueError as error:
         raise UserError(f"There is no such network: {error}") from error
@@ -394,18 +405,23 @@ def _fit(model, recipe, dataset, callbacks, checkpoint, run, epochs):
         crop_fraction=recipe.crop_fraction,
     )
     try:
-        model.fit(
-            training_batches,
-            steps_per_epoch=count_steps(recipe, dataset) - checkpoint.step,
-            initial_epoch=checkpoint.epoch,
-            epochs=epochs,
-            validation_data=validation_batches,
-            callbacks=callbacks,
-            # The batches are in their order already.
-            shuffle=False,
-            # `Progress` says it.
-            verbose=0,
-        )
+        with warnings.catch_warnings():
+            # Keras does not know how many batches its share of the validation
+            # has, and takes their end for an interruption.
+            if keras.distribution.distribution():
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+            model.fit(
+                training_batches,
+                steps_per_epoch=count_steps(recipe, dataset) - checkpoint.step,
+                initial_epoch=checkpoint.epoch,
+                epochs=epochs,
+                validation_data=validation_batches,
+                callbacks=callbacks,
+                # The batches are in their order already.
+                shuffle=False,
+                # `Progress` says it.
+                verbose=0,
+            )
     finally:
         # Keras leaves files open when it is interrupted.
         for callback in callbacks:

@@ -20,7 +20,7 @@ _STAGES = ("c2", "c3", "c4", "c5")
 # Block counts: Bello et al., 2021 (ResNet-RS); 26 is the usual small one. In
 # c4 of the hybrids, the number of lambda layers is that of Bello, 2021,
 # appendix E.1, where every block of c5 has one and c2 and c3 have none.
-_DEPTHS = {
+DEPTHS = {
     26: ((2, 2, 2, 2), (2,)),
     50: ((3, 4, 6, 3), (3,)),
     101: ((3, 4, 23, 3), (6, 12, 18)),
@@ -41,7 +41,7 @@ class _Architecture(NamedTuple):
     lambda_pool_size: int
 
 
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "rs": _Architecture(blocks.build_deep_stem, True, 0.25, 3),
     "v1": _Architecture(blocks.build_classic_stem, False, 0, 3),
     "tiered": _Architecture(blocks.build_tiered_stem, False, 0, 2),
@@ -154,8 +154,8 @@ def build_lambda_resnet(
         - [Bello et al., 2021](https://arxiv.org/abs/2103.07579) (ResNet-RS)
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
     """
-    check_choice("depth", depth, tuple(_DEPTHS))
-    check_choice("architecture", architecture, tuple(_ARCHITECTURES))
+    check_choice("depth", depth, tuple(DEPTHS))
+    check_choice("architecture", architecture, tuple(ARCHITECTURES))
     check_choice("pooling", pooling, (None, "avg", "max"))
     check_choice("stem_strides", stem_strides, (4, 2, 1))
     input_shape = _choose_input_shape(input_shape, input_tensor)
@@ -163,7 +163,7 @@ def build_lambda_resnet(
     _check_rates(
         dropout_rate=dropout_rate, stochastic_depth_rate=stochastic_depth_rate
     )
-    placement = _place_lambda_layers(depth, layout, architecture)
+    placement = place_lambda_layers(depth, layout, architecture)
     build_stem, style = _choose_style(
         architecture, normalization, activation, squeeze_excite_ratio
     )
@@ -214,7 +214,7 @@ def _choose_style(architecture, normalization, activation, excite_ratio):
             "of the network start at zero through it. "
             "Received: normalization=None"
         )
-    parts = _ARCHITECTURES[architecture]
+    parts = ARCHITECTURES[architecture]
     if excite_ratio is None:
         excite_ratio = parts.squeeze_excite_ratio
     _check_rates(squeeze_excite_ratio=excite_ratio)
@@ -266,9 +266,21 @@ def _choose_name(name, depth, architecture, layout):
     return name.lower()
 
 
-def _place_lambda_layers(depth, layout, architecture):
-    """Returns a list of bools per stage, one per block."""
-    block_counts, c4_positions = _DEPTHS[depth]
+def place_lambda_layers(depth, layout, architecture):
+    """Says which blocks of a network have lambda layers.
+
+    Args:
+        depth: as in `build_lambda_resnet`.
+        layout: as in `build_lambda_resnet`.
+        architecture: as in `build_lambda_resnet`.
+
+    Returns:
+        A list of bools per stage from c2 to c5, one per block.
+
+    Raises:
+        ValueError: If there is no such layout.
+    """
+    block_counts, c4_positions = DEPTHS[depth]
     if layout is None and architecture != "v1":
         c4 = ["CL"[n + 1 in c4_positions] for n in range(block_counts[2])]
         layout = ("C", "C", "".join(c4), "L")

@@ -26,6 +26,10 @@ from trainers.program import UserError
 CROP_FRACTION = 0.875
 # Of probabilities. Sums in another order differ by some 2e-6 here.
 TOLERANCE = 2e-5
+# The first row of pixels is to the right.
+EXIF = (
+    b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +79,17 @@ def test_saved_model_of_files_prepares_each_size_as_in_evaluation(
     saved_model, keras_model
 ):
     images = [make_image(29, 17), make_image(16, 16), make_image(20, 53)]
+    jpeg = tf.io.encode_jpeg(make_image(20, 31)).numpy()
     files = [
         tf.io.encode_png(images[0]),
         tf.io.encode_jpeg(images[1]),
         tf.io.encode_png(images[2]),
+        # To be turned by a quarter.
+        jpeg[:2] + b"\xff\xe1\0\x22" + EXIF + jpeg[2:],
     ]
     outputs = saved_model.signatures["image_bytes"](tf.stack(files))
-    decoded = [decode_image(contents, channels=1) for contents in files]
+    decoded = [decode_image(contents, channels=1) for contents in files[:3]]
+    decoded.append(np.rot90(tf.io.decode_jpeg(jpeg), -1))
     np.testing.assert_allclose(
         outputs["probabilities"],
         compute_expected(keras_model, decoded),
@@ -330,6 +338,63 @@ def test_damaged_model_is_named(tmp_path, model_dir):
 
 
 @pytest.fixture
+def change_model(linear_model_path):
+    """Writes other contents for a member of the file, or none."""
+    with zipfile.ZipFile(linear_model_path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def change(name, contents):
+        with zipfile.ZipFile(linear_model_path, "w") as archive:
+            for member, old in members.items():
+                if member != name:
+                    archive.writestr(member, old)
+                elif contents is not None:
+                    archive.writestr(member, contents(old))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("config.json", None),
+        ("config.json", lambda old: b"null"),
+        ("config.json", lambda old: b"{}"),
+        ("config.json", lambda old: old[:100]),
+        ("config.json", lambda old: old.replace(b"Dense", b"Dance")),
+        ("config.json", lambda old: old.replace(b'"dtype"', b'"type"')),
+        ("model.weights.h5", None),
+        ("model.weights.h5", lambda old: b"no HDF5"),
+        ("model.weights.h5", lambda old: old[:900]),
+        ("model.weights.h5", lambda old: old.replace(b"HEAP", b"HEAD")),
+    ],
+)
+def test_archive_of_damaged_contents_is_one_line(
+    change_model, linear_model_path, name, contents
+):
+    change_model(name, contents)
+    with pytest.raises(UserError, match=r"Received: .*last\.keras") as error:
+        load_classifier(linear_model_path)
+    assert "\n" not in str(error.value)
+
+
+def test_archive_of_wrong_checksums_is_one_line(linear_model_path):
+    contents = bytearray(linear_model_path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    linear_model_path.write_bytes(contents)
+    with pytest.raises(UserError, match="damaged, by its checksums"):
+        load_classifier(linear_model_path)
+
+
+def test_model_of_two_inputs_is_refused(tmp_path):
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    outputs = keras.layers.Add()(inputs)
+    keras.Model(inputs, outputs).save(tmp_path / "two.keras")
+    with pytest.raises(UserError, match="must map square images"):
+        load_classifier(tmp_path / "two.keras")
+
+
+@pytest.fixture
 def linear_model_path(tmp_path):
     inputs = keras.Input((4, 4, 1))
     x = keras.layers.Flatten()(inputs)
@@ -347,8 +412,8 @@ def test_classes_without_metadata_are_numbered(linear_model_path, capsys):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{", "must hold class_names and crop_fraction"),
-        ('{"class_names": ["a", "b"]}', r"KeyError\('crop_fraction'\)"),
+        ("{", "is damaged"),
+        ('{"class_names": ["a", "b"]}', "crop_fraction in .*: None"),
         (
             '{"class_names": ["a", "b", "c"], "crop_fraction": 1}',
             "3 names for 2 classes",

@@ -182,6 +182,20 @@ def test_model_without_metadata_is_refused(predict, image_path, name):
     assert "must be written by export.export_model" in line
 
 
+def test_unknown_flag_is_one_line(predict):
+    assert predict("--modle=x").endswith("Did you mean: model ? See --help.")
+
+
+@pytest.mark.slow
+def test_help_shows_the_program_and_its_flags():
+    output = subprocess.check_output(
+        [sys.executable, "-m", "export.predict", "--help"], text=True
+    )
+    assert output.startswith("Says what is in images")
+    assert "\nflags:\n" in output
+    assert "--top: Number of classes" in output
+
+
 def test_interrupted_prediction_ends_in_a_line(monkeypatch, capsys):
     def interrupt(_):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import pytest
 from absl import flags
@@ -145,6 +146,23 @@ def test_other_values_take_the_place_of_all_knobs():
         "most": 1.5,
         "milk": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("sugar", math.inf, "finite"),
+        ("most", math.inf, "finite"),
+        ("cups", 2**31, "from -2147483648 to 2147483647"),
+    ],
+)
+def test_numbers_are_finite_whatever_their_rule_says(name, value, rule):
+    values = {**knobs.read_knobs(Tea()), name: value}
+    with pytest.raises(UserError) as error:
+        knobs.replace_knobs(Tea(), values)
+    assert str(error.value) == (
+        f"--{name} must be {rule}. Received: --{name}={value}"
+    )
 
 
 @pytest.mark.parametrize(

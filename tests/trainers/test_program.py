@@ -48,6 +48,11 @@ def main(argv):
     print("ready", flush=True)
     if _NAME.value == "forever":
         time.sleep(60)
+    if _NAME.value == "swallower":
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise TypeError("what was interrupted is of no type") from None
     for _ in range(_TIMES.value):
         print(f"Hello, {_NAME.value}.")
 
@@ -147,8 +152,9 @@ def test_full_disk_is_one_line(name, run):
     assert errors.count("\n") == 1
 
 
-def test_interrupted_program_says_how_to_go_on(start):
-    with start("--name=forever") as process:
+@pytest.mark.parametrize("name", ["forever", "swallower"])
+def test_interrupted_program_says_how_to_go_on(start, name):
+    with start(f"--name={name}") as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -1,6 +1,7 @@
 """The folder of a run: what is read, written and refused."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_what_is_written_is_read(tmp_path):
     content = {"dataset": "digits", "layout": None, "learning_rate": 0.1}
     run_folder.write_json(tmp_path / "flags.json", {"old": 1})
     run_folder.write_json(tmp_path / "flags.json", content)
-    assert run_folder.read_flags(tmp_path) == content
+    assert run_folder.read_json(tmp_path / "flags.json") == content
     assert [path.name for path in tmp_path.iterdir()] == ["flags.json"]
 
 
@@ -66,15 +67,39 @@ def test_failed_write_leaves_the_last_content(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"epochs": 2}
 
 
-def test_new_folder_has_no_flags(tmp_path):
-    assert run_folder.read_flags(tmp_path) == {}
-    assert run_folder.read_flags(tmp_path / "new") == {}
+@pytest.mark.parametrize(
+    "text", ['{"depth": 2', "", "null", "[1]", "5", "\xff", "[" * 99999]
+)
+def test_damaged_file_is_one_line(text, tmp_path):
+    path = tmp_path / "flags.json"
+    path.write_bytes(text.encode("latin-1"))
+    message = get_error(run_folder.read_json, path)
+    assert f"{path} is damaged" in message
 
 
-def test_damaged_flags_file_is_one_line(tmp_path):
-    (tmp_path / "flags.json").write_text('{"depth": 2')
-    message = get_error(run_folder.read_flags, tmp_path)
-    assert "flags.json is damaged" in message
+def test_folder_in_place_of_a_file_is_one_line(tmp_path):
+    message = get_error(run_folder.read_json, tmp_path)
+    assert "cannot be read: Is a directory" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"class_names": ["a", "b"]}, "above 0 and at most 1. Received: None"),
+        ({"crop_fraction": 1.0}, "a list of strings. Received: None"),
+        ({"class_names": "ab", "crop_fraction": 1}, "a list of strings"),
+        ({"class_names": ["a", 5], "crop_fraction": 1}, "a list of strings"),
+        ({"class_names": ["a"], "crop_fraction": "1"}, "Received: '1'"),
+        ({"class_names": ["a"], "crop_fraction": 0}, "Received: 0"),
+        ({"class_names": ["a"], "crop_fraction": math.nan}, "Received: nan"),
+    ],
+)
+def test_unfit_metadata_is_one_line(values, message, tmp_path):
+    path = tmp_path / "metadata.json"
+    run_folder.write_json(path, values)
+    error = get_error(run_folder.read_metadata, path)
+    assert message in error
+    assert str(path) in error
 
 
 def test_missing_file_is_one_line(tmp_path):
@@ -152,7 +177,8 @@ def test_folder_elsewhere_is_made_written_and_listed():
     run_folder.prepare_folder(folder)
     run_folder.write_json(make_path(folder) / "flags.json", {"epochs": 3})
     run_folder.write_json(make_path(folder) / "flags.json", {"epochs": 5})
-    assert run_folder.read_flags(folder) == {"epochs": 5}
+    path = make_path(folder) / "flags.json"
+    assert run_folder.read_json(path) == {"epochs": 5}
     names = [path.name for path in make_path(folder).iterdir()]
     assert names == ["flags.json"]
     message = get_error(run_folder.read_json, make_path(folder) / "other.json")

@@ -1,10 +1,12 @@
 """From the flags that were given to the settings of a run."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 
+from trainers.classifier import build_classifier
 from trainers.program import UserError
 from trainers.recipe_table import get_recipe
 from trainers.settings import Run
@@ -13,6 +15,7 @@ from trainers.settings import make_recipe
 from trainers.settings import make_run
 from trainers.settings import parse_profile_steps
 from trainers.settings import read_config
+from trainers.settings import read_saved
 from trainers.settings import resolve_flags
 
 # What a run on the digits saved before flags were made from fields.
@@ -91,6 +94,16 @@ def test_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     [
         (make_recipe, "epochs", -1, "at least 1"),
         (make_recipe, "weight_decay", float("nan"), "at least 0"),
+        (make_recipe, "learning_rate", float("inf"), "finite"),
+        (make_recipe, "width_multiplier", float("inf"), "finite"),
+        (make_recipe, "depth", 27, "26, 50, 101, 152, 200, 270, 350 or 420"),
+        (make_recipe, "architecture", "v2", "rs, v1 or tiered"),
+        (make_recipe, "layout", "CCXL", "four letters"),
+        (make_recipe, "layout", "CCCLL", "four letters"),
+        (make_recipe, "scope_size", 4, "odd"),
+        (make_recipe, "scope_size", -1, "odd"),
+        (make_recipe, "epochs", 2**31, "from -2147483648 to 2147483647"),
+        (make_run, "first_label", 10**30, "from -2147483648 to"),
         (make_recipe, "stem_strides", 3, "4, 2 or 1"),
         (make_recipe, "image_size", 7, "at least 8"),
         (make_run, "seed", 2**31, "from 0 to 2147483647"),
@@ -211,3 +224,79 @@ def test_profile_steps_are_two_numbers():
 def test_missing_weights_are_one_line():
     with pytest.raises(UserError, match="--weights must be a file"):
         make_run(resolve_flags({"weights": "nowhere.keras"}, saved={}))
+
+
+def test_folder_without_a_run_has_no_flags(tmp_path):
+    assert read_saved(tmp_path) == {}
+    assert read_saved(tmp_path / "new") == {}
+
+
+def test_saved_flags_are_filled_up_with_those_that_are_younger(tmp_path):
+    (tmp_path / "flags.json").write_text(json.dumps(SAVED))
+    assert read_saved(tmp_path) == resolve_flags(SAVED, saved={})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": "20"}, "--epochs must be of type int. Received: --epochs="),
+        ({"dataset": ["digits"]}, "--dataset must be of type str"),
+        ({"dataset": None}, "--dataset must be of type str"),
+        ({"dataset": ""}, "must say which --dataset"),
+        ({"image_size": 16.0}, "--image_size must be of type int"),
+        ({"layout": 5}, "--layout must be of type str"),
+        ({"learning_rate": True}, "--learning_rate must be of type float"),
+        ({"learning_rate": 10**400}, "--learning_rate must be of type float"),
+        ({"teacher": "x", "age": 1}, "must hold flags of a run. Received: age"),
+    ],
+)
+def test_damaged_saved_flags_are_one_line(changes, message, tmp_path):
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps({**SAVED, **changes}))
+    with pytest.raises(UserError) as error:
+        read_saved(tmp_path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_run_of_no_data_set_is_not_taken_for_a_new_one(tmp_path):
+    (tmp_path / "flags.json").write_text("{}")
+    with pytest.raises(UserError, match="must say which --dataset"):
+        read_saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("width", "others", "working"),
+    [
+        (0.1, {}, 0.125),
+        (0.05, {}, 0.0625),
+        (1e-9, {}, 0.0625),
+        (0.01, {"layout": "CCCC"}, 0.0625),
+        (0.03, {"architecture": "tiered", "layout": "CCCC"}, 0.0625),
+        (0.7, {"layout": "LCCC"}, 0.6875),
+    ],
+)
+def test_width_that_heads_cannot_share_comes_with_one_that_works(
+    width, others, working
+):
+    resolved = resolve_flags({"width_multiplier": width, **others}, saved={})
+    with pytest.raises(UserError, match="--width_multiplier must") as error:
+        make_recipe(resolved)
+    assert f"try {working}. Received" in str(error.value)
+    make_recipe({**resolved, "width_multiplier": working})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "others"),
+    [
+        (0.1, {"layout": "CCCC"}),
+        (1 / 32, {"layout": "CCCC"}),
+        (1 / 16, {"architecture": "tiered"}),
+    ],
+)
+def test_widths_that_work_are_not_refused(width, others):
+    flags = {"width_multiplier": width, **others}
+    recipe = make_recipe(resolve_flags(flags, saved={}))
+    assert build_classifier(recipe, channels=1, num_classes=10)

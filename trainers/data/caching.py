@@ -1,11 +1,11 @@
 """Keeps decoded images in memory."""
 
 import dataclasses
-import os
 
 import numpy as np
 import tensorflow as tf
 
+from trainers import memory
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.program import UserError
@@ -24,8 +24,7 @@ def cache_images(dataset: ImageDataset) -> ImageDataset:
     Raises:
         UserError: If they take more than a third of the machine's memory.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most_bytes = int(memory * _LARGEST_SHARE)
+    most_bytes = int(memory.measure_machine() * _LARGEST_SHARE)
     train, train_bytes = _cache_split(dataset.train, most_bytes)
     validation, validation_bytes = _cache_split(
         dataset.validation, most_bytes - train_bytes

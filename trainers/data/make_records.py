@@ -9,6 +9,11 @@ labels.txt names the classes. A folder without validation images of its own has
 a fifth of each class written as such.
 """
 
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("trainers.data.make_records")
+
 import math
 import os
 import pathlib
@@ -120,7 +125,3 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     run_program(main)
-
-
-if __name__ == "__main__":
-    run()

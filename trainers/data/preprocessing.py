@@ -5,6 +5,9 @@ Training augments besides; an exported model does exactly this.
 
 import tensorflow as tf
 
+from trainers.data.orientation import orient_image
+from trainers.data.orientation import read_orientation
+
 # Pillow's limit too: 256 MiB as colors.
 MAX_PIXELS = 2**28 // 3
 TOO_LARGE = f"more than {MAX_PIXELS} pixels"
@@ -15,8 +18,7 @@ _HEADER_BYTES = 26
 def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes a PNG, JPEG, BMP or the first frame of a GIF.
 
-    As everywhere here, in training and in prediction, what EXIF says of the
-    orientation of a JPEG is ignored.
+    A JPEG is turned and mirrored as its EXIF orientation says.
 
     Args:
         image_bytes: scalar string, the contents of an image file.
@@ -31,6 +33,7 @@ def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
     image = tf.io.decode_image(
         image_bytes, channels=channels, expand_animations=False
     )
+    image = orient_image(image, read_orientation(image_bytes))
     return tf.ensure_shape(image, (None, None, channels))
 
 

@@ -71,6 +71,8 @@ def open_records(
     train_counts, labels = _count_examples(train)
     held_out_counts, held_out_labels = _count_examples(held_out)
     labels |= held_out_labels
+    if not labels:
+        raise UserError(f"The TFRecords in {name} hold no examples.")
     class_names = _read_class_names(os.path.dirname(train[0]))
     if class_names is None:
         most = max(labels)
@@ -234,6 +236,13 @@ def _count_examples(paths):
             ),
         )
 
+    for path in paths:
+        # Reading a named pipe would wait forever.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(
+                f"{path} is a folder or a pipe, not a file of TFRecords; "
+                "remove or rename it."
+            )
     if not paths:
         return [], set()
     results = iter(
@@ -264,8 +273,11 @@ def _get_next(results, path):
             "each."
         ) from error
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        # Behind the names of operations and that of the file.
+        reason = error.message.partition(f"{path}; ")[2] or error.message
+        raise UserError(
+            f"{path} cannot be read: {reason.splitlines()[0]}"
+        ) from error
 
 
 def _read_class_names(folder):
@@ -278,8 +290,6 @@ def _read_class_names(folder):
 
 
 def _check_labels(labels, class_names, first_label):
-    if not labels:
-        raise UserError("The TFRecords hold no examples.")
     last_label = first_label + len(class_names) - 1
     wrong = {
         label for label in labels if not first_label <= label <= last_label

@@ -32,7 +32,7 @@ def test_v1_with_squeeze_and_excite_has_the_papers_parameters():
 
 
 def test_lambda_layers_stand_where_the_paper_puts_them():
-    placement = lambda_resnet._place_lambda_layers(101, None, "rs")
+    placement = lambda_resnet.place_lambda_layers(101, None, "rs")
     c4 = [n for n, has_lambda in enumerate(placement[2], 1) if has_lambda]
     assert not any(placement[0] + placement[1])
     assert c4 == [6, 12, 18]

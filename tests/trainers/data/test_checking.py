@@ -1,8 +1,11 @@
 """Which images are left out of a run, and whether it may go on so."""
 
+import types
+
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 from tests.support.training import run_main
 from trainers.data import checking
@@ -18,6 +21,19 @@ def test_list_of_bad_images_is_compared(tmp_path):
         checking.compare_bad_images(path, ["cats/1.png is damaged"])
     checking.write_bad_images(path, [])
     assert not path.exists()
+
+
+def test_image_that_may_not_be_read_is_bad():
+    def refuse():
+        raise tf.errors.PermissionDeniedError(None, None, "1.png; denied")
+        yield
+
+    # Root may read everything.
+    examples = types.SimpleNamespace(map=lambda *_, **__: refuse())
+    split = types.SimpleNamespace(
+        examples=examples, size=1, describe=str, load=None
+    )
+    assert checking.find_bad_images(split) == {0: "may not be read"}
 
 
 @pytest.mark.slow

@@ -163,6 +163,17 @@ def test_tfds_gives_images_with_their_classes(tmp_path):
     assert sorted(numbers) == list(range(13))
 
 
+def test_tfds_does_not_decode_images_of_too_many_pixels(tmp_path, monkeypatch):
+    TinyPhotos(data_dir=tmp_path).download_and_prepare()
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 11 * 7 - 1)
+    dataset = open_dataset("tiny_photos", str(tmp_path))
+    stored_image, _ = next(iter(dataset.train.examples))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=preprocessing.TOO_LARGE
+    ):
+        dataset.train.load(stored_image)
+
+
 def test_unprepared_tfds_name_says_how_to_prepare_it(tmp_path):
     with pytest.raises(UserError, match="tfds build cifar10"):
         open_dataset("cifar10", str(tmp_path))
@@ -188,6 +199,65 @@ def test_suffixes_that_are_not_read_are_counted(photos, capsys):
     assert dataset.train.size + dataset.validation.size == 20
     output = capsys.readouterr().out
     assert "1 .tiff, 2 .webp, 1 without a suffix;" in output
+
+
+def test_suffixes_that_are_not_read_come_with_how_to_convert_them(
+    photos, capsys
+):
+    (photos / "dogs" / "1.webp").touch()
+    open_dataset(str(photos))
+    assert "`mogrify -format png *.webp`" in capsys.readouterr().out
+    for path in (photos / "cats").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    with pytest.raises(UserError, match=r"Received: 10 \.webp.*mogrify"):
+        open_dataset(str(photos))
+
+
+@pytest.mark.parametrize("names", [["cats"], ["dogs"], []])
+def test_class_without_images_to_validate_on_is_named(names, photos):
+    for split, classes in (("train", ["cats", "dogs"]), ("val", names)):
+        (photos / split).mkdir()
+        for name in classes:
+            (photos / split / name).mkdir()
+            (photos / split / name / "1.png").touch()
+    missing = ", ".join(sorted({"cats", "dogs"} - set(names)))
+    with pytest.raises(UserError, match=f"Received: none of {missing}"):
+        open_dataset(str(photos))
+
+
+def test_link_to_nothing_is_not_left_out_as_if_it_were_no_class(photos):
+    (photos / "birds").symlink_to(photos / "nowhere")
+    with pytest.raises(UserError, match="birds is a link to nothing"):
+        open_dataset(str(photos))
+
+
+@pytest.mark.parametrize("name", [b"\xff\xe4.png", b"two\nlines.png"])
+def test_names_of_files_need_be_no_text(name, photos, capsys):
+    path = os.path.join(os.fsencode(photos), b"dogs", name)
+    png = (photos / "dogs" / "1.PNG").read_bytes()
+    pathlib.Path(os.fsdecode(path)).write_bytes(png)
+    dataset, bad_images = drop_bad_images(open_dataset(str(photos)))
+    assert not bad_images
+    assert dataset.train.size + dataset.validation.size == 21
+    pathlib.Path(os.fsdecode(path)).write_bytes(b"no image")
+    _, (line,) = drop_bad_images(open_dataset(str(photos)), 1)
+    assert line.isprintable()
+    assert line.endswith(".png' is damaged or no image")
+
+
+def test_folder_that_may_not_be_read_is_one_line(photos, monkeypatch):
+    iterate = pathlib.Path.iterdir
+
+    def refuse(path):
+        if path.name == "dogs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterate(path)
+
+    # Root may read everything.
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="dogs cannot be read: Perm") as error:
+        open_dataset(str(photos))
+    assert "\n" not in str(error.value)
 
 
 def test_class_that_is_not_in_train_is_refused(photos):

@@ -1,9 +1,12 @@
 """TFRecords whose images are their labels and numbers."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainers.data import preprocessing
 from trainers.data import records
 from trainers.data.checking import drop_bad_images
 from trainers.data.datasets import open_dataset
@@ -183,3 +186,34 @@ def test_other_files_beside_those_for_training_are_refused(folder):
     write_records(folder / "more.tfrecord", range(3))
     with pytest.raises(UserError, match=r"more\.tfrecord"):
         open_dataset(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_bears_the_name_of_records_must_be_a_file(kind, tmp_path):
+    path = tmp_path / "train-00000-of-00001"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(UserError, match="of-00001 is a folder or a pipe"):
+        open_dataset(str(tmp_path))
+
+
+def test_link_to_no_records_is_one_line(tmp_path):
+    path = tmp_path / "train-00000-of-00001"
+    path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError) as error:
+        open_dataset(str(tmp_path))
+    assert str(error.value) == (
+        f"{path} cannot be read: No such file or directory"
+    )
+
+
+def test_records_without_examples_are_one_line(tmp_path):
+    write_records(tmp_path / "train-00000-of-00001", [])
+    with pytest.raises(UserError, match="hold no examples"):
+        open_dataset(str(tmp_path))
+
+
+def test_record_of_too_many_pixels_is_bad(folder, monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 11 * 7 - 1)
+    with pytest.raises(UserError, match=preprocessing.TOO_LARGE) as error:
+        drop_bad_images(open_dataset(str(folder)))
+    assert str(error.value).startswith(f"Record 0 of {folder}/train-00000")

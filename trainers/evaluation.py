@@ -52,9 +52,9 @@ def evaluate(
     """
     model_dir = make_path(model_dir)
     metadata = read_metadata(model_dir, dataset)
-    labels = list_labels(dataset)
     with strategy.scope():
         model = load_model(model_dir / run_folder.BEST_FILE)
+    labels = list_labels(dataset)
 
     def evaluate_file(name):
         logits = predict_logits(

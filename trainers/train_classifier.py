@@ -21,6 +21,11 @@ SIGTERM has it save a state after the current step and exit with code 143;
 killed in any other way, it goes on from the last state, the one after the last
 epoch or after --checkpoint_every_steps. What TensorFlow logs of the machine is
 left out (`launch.py`); TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
+
+While it trains, it says how fast, and "wait", the share of the time in which a
+step waits for its batch: much of it says that reading and augmenting images
+limits the speed. Another process evaluates each epoch meanwhile with
+--mode=continuous_eval and the same --model_dir.
 """
 
 if __name__ == "__main__":
@@ -220,9 +225,10 @@ def run_mode(
             results = evaluation.evaluate(
                 model_dir, dataset, **evaluation_arguments
             )
+    is_own = not saved or saved["dataset"] == resolved["dataset"]
     print(
-        f"\nAccuracy on {dataset.validation.size:,} validation images, by "
-        "which the best epoch was chosen:"
+        f"\nAccuracy on {dataset.validation.size:,} validation images"
+        f"{', by which the best epoch was chosen' if is_own else ''}:"
     )
     seconds = time.monotonic() - start
     if not trains:

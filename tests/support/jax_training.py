@@ -8,9 +8,9 @@ says so.
 
 import sys
 
-import jax
-
 if __name__ == "__main__":
+    import jax
+
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 
 import keras

@@ -373,14 +373,15 @@ def main(argv: list[str]) -> None:
         return
     if not _MODEL_DIR.value:
         raise UserError("--model_dir is missing: where the results go.")
-    run_mode(
-        _MODE.value,
-        given,
-        files.make_path(_MODEL_DIR.value),
-        config=config,
-        is_dry=_DRY_RUN.value,
-        timeout=_CONTINUOUS_EVAL_TIMEOUT.value,
-    )
+    with checking.explaining_bad_images():
+        run_mode(
+            _MODE.value,
+            given,
+            files.make_path(_MODEL_DIR.value),
+            config=config,
+            is_dry=_DRY_RUN.value,
+            timeout=_CONTINUOUS_EVAL_TIMEOUT.value,
+        )
 
 
 def run() -> None:

@@ -4,8 +4,11 @@ Which images are left out is settled here, so that the order of the others
 depends on nothing that happens later.
 """
 
+import contextlib
 import dataclasses
 import os
+import re
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -18,6 +21,8 @@ from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
 
+# What TensorFlow says where it fails, in different places.
+_DECODING = rf"Decode(Image|Png|Jpeg|Bmp|Gif)|{re.escape(TOO_LARGE)}"
 # Checking fewer images takes no time worth a progress bar.
 _MANY_IMAGES = 1_000
 
@@ -83,6 +88,28 @@ def drop_bad_images(
     if len(lines) > max_bad_images:
         raise BadImagesError(lines, max_bad_images)
     return dataclasses.replace(dataset, **good), lines
+
+
+@contextlib.contextmanager
+def explaining_bad_images() -> Iterator[None]:
+    """Makes one line of a bad image that nobody checked within the block.
+
+    Data sets of TensorFlow Datasets are not checked beforehand.
+
+    Raises:
+        UserError: If an image cannot be decoded.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if not re.search(_DECODING, error.message):
+            raise
+        raise UserError(
+            f"An image of the data set {_explain(error)}, and its name is not "
+            "known; make the data set anew without it, or train on its images "
+            "in a folder, where --max_bad_images leaves out bad ones. The last "
+            "state is kept."
+        ) from error
 
 
 class BadImagesError(UserError):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.support.training import run_main_eagerly
 from trainers.data import checking
+from trainers.data.preprocessing import decode_image_within_limit
 from trainers.program import UserError
 
 
@@ -21,6 +22,35 @@ def test_list_of_bad_images_is_compared(tmp_path):
         checking.compare_bad_images(path, ["cats/1.png is damaged"])
     checking.write_bad_images(path, [])
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"no image",
+        b"GIF89a" + 20 * b"x",
+        # The size in the header of a PNG: 2 ** 16 times 2 ** 16.
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0",
+    ],
+)
+def test_bad_image_that_nobody_checked_is_one_line(contents):
+    images = tf.data.Dataset.from_tensors(contents).map(
+        lambda image: decode_image_within_limit(image, 3)
+    )
+    with (
+        pytest.raises(UserError, match="An image of the data set") as error,
+        checking.explaining_bad_images(),
+    ):
+        next(iter(images))
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_are_not_taken_for_bad_images():
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError),
+        checking.explaining_bad_images(),
+    ):
+        tf.ones((2, 3)) @ tf.ones((2, 3))
 
 
 def test_image_that_may_not_be_read_is_bad():

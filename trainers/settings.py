@@ -179,9 +179,9 @@ def resolve_flags(
                 f"{recipe['learning_rate']}, is for {recipe['optimizer']}. "
                 "Received: none"
             )
-        resolved["learning_rate"] *= (
-            resolved["batch_size"] / recipe["batch_size"]
-        )
+        # More are refused later, and would be too many for a float.
+        batch_size = min(resolved["batch_size"], 2**31)
+        resolved["learning_rate"] *= batch_size / recipe["batch_size"]
     return resolved
 
 

@@ -93,6 +93,7 @@ def test_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     ("make", "flag", "value", "rule"),
     [
         (make_recipe, "epochs", -1, "at least 1"),
+        (make_recipe, "batch_size", 10**400, "from -2147483648 to"),
         (make_recipe, "weight_decay", float("nan"), "at least 0"),
         (make_recipe, "learning_rate", float("inf"), "finite"),
         (make_recipe, "width_multiplier", float("inf"), "finite"),

@@ -276,6 +276,14 @@ def describe_recipe(
         elif value != getattr(recipe, name):
             source = f"in proportion to --batch_size; {source}"
         rows.append((name, str(value), source))
+    # What no flag sets.
+    augment = getattr(recipe.augment, "func", recipe.augment)
+    for name, value in (
+        ("augment", augment.__name__),
+        ("crop_fraction", str(recipe.crop_fraction)),
+    ):
+        source = recipe.sources.get(name, "default of this program")
+        rows.append((name, value, source))
     width, value_width = (max(len(row[n]) for row in rows) for n in (0, 1))
     lines = [
         f"{name:<{width}}  {value:<{value_width}}  {source}"

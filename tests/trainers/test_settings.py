@@ -209,6 +209,8 @@ def test_description_says_where_each_value_is_from():
     assert sources["learning_rate"][1].startswith("in proportion")
     assert sources["depth"] == ("50", "Bello, 2021, table 3")
     assert sources["mixup_alpha"] == ("0.0", "default of this program")
+    assert sources["augment"][0] == "crop_and_flip"
+    assert sources["crop_fraction"] == ("0.875", "default of this program")
 
 
 @pytest.mark.parametrize("text", ["10", "10,", "0,5", "9,3", "a,b", "1,2,3"])

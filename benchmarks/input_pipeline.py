@@ -93,6 +93,7 @@ def make_pipelines(
         "crop and flip": crop_and_flip,
         "+ RandAugment": compose(),
         "+ erasing": everything,
+        # In its place among the rows.
         "+ Mixup or CutMix": everything,
         "crop and flip, RandAugment of tf-models-official": (
             _make_official(magnitude)
@@ -117,7 +118,10 @@ def make_pipelines(
     pipelines = {
         name: make_batches(augment=augment) for name, augment in steps.items()
     }
-    pipelines["+ Mixup or CutMix"] = _mix(pipelines["+ Mixup or CutMix"])
+    pipelines["+ Mixup or CutMix"] = make_batches(
+        augment=everything,
+        mix=functools.partial(mix_batch, mixup_alpha=0.8, cutmix_alpha=1.0),
+    )
     return pipelines
 
 
@@ -134,18 +138,6 @@ def _make_official(magnitude):
         return tf.ensure_shape(image, (image_size, image_size, 3))
 
     return augment
-
-
-def _mix(batches):
-    def mix(number, batch):
-        key = tf.random.experimental.stateless_fold_in((0, 1), number)
-        return mix_batch(*batch, key, mixup_alpha=0.8, cutmix_alpha=1.0)
-
-    return (
-        batches.enumerate()
-        .map(mix, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
-    )
 
 
 def measure(batches: tf.data.Dataset, count: int) -> tuple[float, float]:

@@ -188,11 +188,13 @@ def format_table(export_dir: pathlib.Path) -> str:
             f"{row['top1_agreement']:12.2%}{accuracy:>10}"
             f"{_count_float(row):>9}{one:7.2f} ms{eight:8.2f} ms"
         )
-    accuracy = _format_share(report["accuracy"]) or "an unknown share"
+    compared = f"Compared with Keras on {report['examples']}"
+    if report["accuracy"] is not None:
+        accuracy = _format_share(report["accuracy"])
+        compared += f", of which Keras gets {accuracy} right"
     lines += [
         "",
-        f"Compared with Keras on {report['examples']}, of which Keras gets "
-        f"{accuracy} right.",
+        f"{compared}.",
         "float: operators that compute in it, of all.",
     ]
     for name, reason in report["left_out"].items():

@@ -199,7 +199,7 @@ def test_table_has_a_row_for_each_file(export_dir):
     files = [model_format.file_name for model_format in FORMATS]
     assert [row[0] for row in rows[1:7]] == files
     assert rows[5][5].startswith("0/")
-    assert "noise and smooth patterns" in table
+    assert "\nCompared with Keras on noise and smooth patterns.\n" in table
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -1,32 +1,49 @@
 """Writes and checks an export beside its place, then moves it there whole."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from export.example_images import Examples
+from export.example_images import make_examples
 from export.formats import FORMATS
 from export.trained_classifier import Classifier
+from trainers import run_folder
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
 
-_REPORT_FILE = "verification.json"
+REPORT_FILE = "export_report.json"
+# Of versions before this one.
+_OLD_REPORT_FILE = "verification.json"
 
 
 class VerificationError(Exception):
     """What was written does not do what the Keras model does."""
 
 
-def export_classifier(classifier: Classifier, export_dir: pathlib.Path) -> None:
-    """Writes a classifier in each of `FORMATS`, and verification.json.
+def export_classifier(
+    classifier: Classifier,
+    export_dir: pathlib.Path,
+    *,
+    formats: Sequence[str] | None = None,
+    representative_images: Sequence[np.ndarray] = (),
+    examples: Examples | None = None,
+    min_agreement: float = 0.99,
+) -> None:
+    """Writes a classifier in formats, and export_report.json.
 
     An export that is there already is replaced once the new one has passed
     its check, and stays as it is if anything fails.
@@ -34,16 +51,87 @@ def export_classifier(classifier: Classifier, export_dir: pathlib.Path) -> None:
     Args:
         classifier: what to export.
         export_dir: folder to make or, if it holds an export, to replace.
+        formats: names of `FORMATS`, each of which must succeed. All without
+            it; what cannot be made is then left out, and the report says why.
+        representative_images: uint8, `(height, width, channels)` of any size,
+            to find the ranges of integers with.
+        examples: what to compare with Keras on. Noise and patterns without it.
+        min_agreement: the least share of examples with the same most likely
+            class as in Keras.
 
     Raises:
-        UserError: If the folder holds something else or cannot be made.
+        UserError: If the folder holds something else or cannot be made, or if
+            one of `formats` cannot be.
         VerificationError: If the export and Keras disagree.
     """
     check_export_dir(export_dir)
+    left_out = find_unavailable(
+        [f.name for f in FORMATS] if formats is None else formats,
+        has_images=bool(representative_images),
+    )
+    if formats is not None:
+        _refuse(left_out)
+    if examples is None:
+        made = make_examples(classifier.image_size, classifier.channels)
+        examples = Examples("noise and smooth patterns", list(made))
     with _replacing_folder(export_dir) as new:
-        for model_format in FORMATS:
-            model_format.write(classifier, new / model_format.file_name)
-        _verify(classifier, new)
+        left_out |= _write(
+            classifier,
+            [
+                f.name
+                for f in FORMATS
+                if f.name not in left_out
+                and (formats is None or f.name in formats)
+            ],
+            new,
+            _prepare(classifier, representative_images),
+        )
+        if formats is not None or len(left_out) == len(FORMATS):
+            _refuse(left_out)
+        _verify(classifier, new, examples, left_out, min_agreement)
+
+
+def find_unavailable(
+    names: Sequence[str], *, has_images: bool
+) -> dict[str, str]:
+    """Finds formats that cannot be made here.
+
+    Args:
+        names: names of `FORMATS`.
+        has_images: whether there are representative images.
+
+    Returns:
+        For each of those formats the reason.
+
+    Raises:
+        UserError: If there is no such format.
+    """
+    known = {model_format.name: model_format for model_format in FORMATS}
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise UserError(
+            f"--formats must be among {', '.join(known)}. "
+            f"Received: {', '.join(unknown) or 'none'}"
+        )
+    reasons = {}
+    for name in names:
+        missing = [
+            package
+            for package in known[name].packages
+            if not importlib.util.find_spec(package)
+        ]
+        if missing:
+            extra = "onnx" if name == "onnx" else "export"
+            reasons[name] = (
+                f"it needs {', '.join(missing)}; `pip install "
+                f"'lambda-keras[{extra}]'`"
+            )
+        elif known[name].needs_images and not has_images:
+            reasons[name] = (
+                "it needs images such as the network will see; give a folder "
+                "with --representative_images"
+            )
+    return reasons
 
 
 def check_export_dir(export_dir: pathlib.Path) -> None:
@@ -56,7 +144,7 @@ def check_export_dir(export_dir: pathlib.Path) -> None:
         )
     ours = {model_format.file_name for model_format in FORMATS}
     others = {path.name for path in export_dir.iterdir()}
-    others -= {*ours, _REPORT_FILE}
+    others -= {*ours, REPORT_FILE, _OLD_REPORT_FILE}
     if others:
         raise UserError(
             "--export_dir must be new, empty or an earlier export, because it "
@@ -65,92 +153,183 @@ def check_export_dir(export_dir: pathlib.Path) -> None:
         )
 
 
-def read_report(export_dir: pathlib.Path) -> dict[str, dict]:
+def read_report(export_dir: pathlib.Path) -> dict:
     """Returns how an export that has passed its check differs from Keras.
 
     Args:
         export_dir: folder of the export.
 
     Returns:
-        For each way to run it the `file` in the folder, `max_difference`
-        between probabilities, and `top1_agreement`, the share of examples
-        with the same most likely class.
+        `"examples"`, what it was compared on; the `"accuracy"` of Keras, if
+        the classes of the examples are known; `"formats"`, what
+        `verify_export.measure_format` says of each; and in `"left_out"` why
+        others were not made.
     """
-    return json.loads((export_dir / _REPORT_FILE).read_text())
+    return json.loads((export_dir / REPORT_FILE).read_text())
 
 
 def format_table(export_dir: pathlib.Path) -> str:
-    """Returns a table of an export's files, sizes and differences.
+    """Returns a table of an export's files, and what it was compared on.
 
     Args:
         export_dir: an export that has passed its check.
     """
+    report = read_report(export_dir)
     lines = [
-        f"{'':26}{'size':>9}{'max |difference|':>19}{'same top class':>17}"
+        f"{'':22}{'size':>9}{'difference':>12}{'same class':>12}"
+        f"{'accuracy':>10}{'float':>9}{'1 image':>10}{'8 images':>11}"
     ]
-    for name, row in read_report(export_dir).items():
-        size = _measure_size(export_dir / row["file"])
+    for row in report["formats"].values():
+        accuracy = _format_share(row["accuracy"])
+        one, eight = row["latency_ms"].values()
         lines.append(
-            f"{name:26}{size / 1e6:6.2f} MB"
-            f"{row['max_difference']:19.1e}{row['top1_agreement']:17.0%}"
+            f"{row['file']:22}{row['size'] / 1e6:6.2f} MB"
+            f"{row['max_difference']:12.1e}"
+            f"{row['top1_agreement']:12.2%}{accuracy:>10}"
+            f"{_count_float(row):>9}{one:7.2f} ms{eight:8.2f} ms"
         )
+    compared = f"Compared with Keras on {report['examples']}"
+    if report["accuracy"] is not None:
+        accuracy = _format_share(report["accuracy"])
+        compared += f", of which Keras gets {accuracy} right"
+    lines += [
+        "",
+        f"{compared}.",
+        "float: operators that compute in it, of all.",
+    ]
+    for name, reason in report["left_out"].items():
+        lines.append(f"Left out: {name}: {reason}")
     return "\n".join(lines)
 
 
-def make_examples(image_size: int, channels: int) -> np.ndarray:
-    """Makes images that look unlike each other to a network.
-
-    Args:
-        image_size: the network's input size. The images are larger and not
-            square, so that cropping and resizing are tested too.
-        channels: number of channels.
-
-    Returns:
-        uint8, `(16, height, width, channels)`: noise, then smooth patterns.
-    """
-    random = np.random.default_rng(0)
-    height, width = image_size * 5 // 4 + 1, image_size * 3 // 2 + 1
-    noise = random.integers(0, 256, (8, height, width, channels))
-    coarse = random.uniform(-64, 320, (8, 4, 4, channels))
-    smooth = tf.image.resize(coarse, (height, width), method="bicubic")
-    return np.concatenate([noise, np.clip(smooth, 0, 255)]).astype("uint8")
-
-
-def compute_expected(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+def compute_expected(
+    classifier: Classifier, images: Sequence[np.ndarray]
+) -> np.ndarray:
     """Returns what Keras says of uint8 images: `(examples, classes)`."""
-    prepared = [
-        prepare_image(image, classifier.image_size, classifier.crop_fraction)
-        for image in images
-    ]
-    return classifier.model.predict(np.stack(prepared), verbose=0)
+    return classifier.model.predict(_prepare(classifier, images), verbose=0)
 
 
-def _verify(classifier, export_dir):
-    images = make_examples(classifier.image_size, classifier.channels)
+def _format_share(share):
+    return "" if share is None else f"{share:.2%}"
+
+
+def _count_float(row):
+    if row["operators"] is None:
+        return "all"
+    counts = {kind: sum(n.values()) for kind, n in row["operators"].items()}
+    return f"{counts['float']}/{counts['all']}"
+
+
+def _prepare(classifier, images):
+    if not len(images):
+        return None
+    return np.stack(
+        [
+            prepare_image(
+                image, classifier.image_size, classifier.crop_fraction
+            )
+            for image in images
+        ]
+    )
+
+
+def _refuse(left_out):
+    for name, reason in left_out.items():
+        raise UserError(f"{name} cannot be made: {reason}. Leave it out.")
+
+
+def _write(classifier, names, export_dir, images):
+    """Writes formats; returns the reasons for those that cannot be."""
+    files = {f.name: export_dir / f.file_name for f in FORMATS}
+    left_out = {}
     with tempfile.TemporaryDirectory() as folder:
-        examples = pathlib.Path(folder) / "examples.npz"
-        np.savez(
+        model_path = pathlib.Path(folder, "model.keras")
+        classifier.model.save(model_path)
+        run_folder.write_json(
+            model_path.with_name(run_folder.METADATA_FILE),
+            classifier.describe(),
+        )
+        arguments = [f"--model={model_path}", f"--export_dir={export_dir}"]
+        if images is not None:
+            image_path = pathlib.Path(folder, "images.npy")
+            np.save(image_path, images)
+            arguments.append(f"--images={image_path}")
+        while names:
+            result = run_alone(
+                "export.write_formats",
+                *arguments,
+                f"--formats={','.join(names)}",
+            )
+            names = [name for name in names if not files[name].exists()]
+            if names:
+                # Those after it get another process.
+                left_out[names.pop(0)] = describe_end(result)
+    for path in export_dir.glob("unfinished_*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return left_out
+
+
+def _verify(classifier, export_dir, examples, left_out, min_agreement):
+    with tempfile.TemporaryDirectory() as folder:
+        write_examples(
+            pathlib.Path(folder),
             examples,
-            images=images,
-            probabilities=compute_expected(classifier, images),
+            compute_expected(classifier, examples.images),
         )
         # A process that never knew the model sees only what was written.
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "export.verify_export",
-                f"--export_dir={export_dir}",
-                f"--examples={examples}",
-                f"--report={export_dir / _REPORT_FILE}",
-            ],
-            # Float32 on a GPU is rounded to TensorFloat-32.
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
+        result = run_alone(
+            "export.verify_export",
+            f"--export_dir={export_dir}",
+            f"--examples={folder}",
+            f"--min_agreement={min_agreement}",
+            f"--report={export_dir / REPORT_FILE}",
         )
     if result.returncode:
-        raise VerificationError(f"{result.stdout}{result.stderr}".strip())
+        raise VerificationError(describe_end(result))
+    report = read_report(export_dir) | {"left_out": left_out}
+    run_folder.write_json(export_dir / REPORT_FILE, report)
+
+
+def write_examples(
+    folder: pathlib.Path, examples: Examples, expected: np.ndarray
+) -> None:
+    """Writes what `export.verify_export` reads.
+
+    Args:
+        folder: folder to write to.
+        examples: images, labels and what they are.
+        expected: `(examples, classes)`, the probabilities by Keras.
+    """
+    for number, image in enumerate(examples.images):
+        # PNG is lossless.
+        content = tf.io.encode_png(image).numpy()
+        (folder / f"{number:06d}.png").write_bytes(content)
+    arrays = {"probabilities": expected}
+    if examples.labels is not None:
+        arrays["labels"] = examples.labels
+    np.savez(folder / "expected.npz", source=examples.source, **arrays)
+
+
+def run_alone(
+    module_name: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program of this project in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", module_name, *arguments],
+        # Float32 on a GPU is rounded to TensorFloat-32.
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def describe_end(result: subprocess.CompletedProcess[str]) -> str:
+    """Returns in one line why a process failed."""
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        return f"its process died of {name}"
+    *_, line = ["it failed and said nothing", *result.stderr.splitlines()]
+    return textwrap.shorten(line.removeprefix("Error: "), 300)
 
 
 @contextlib.contextmanager
@@ -176,8 +355,3 @@ def _replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
-
-
-def _measure_size(path):
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

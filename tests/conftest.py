@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import subprocess
+from unittest import mock
 
 import keras
 import numpy as np
@@ -103,10 +105,29 @@ def model_dir(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def export_dir(model_dir) -> pathlib.Path:
-    """What `export.export_model` makes of `model_dir`."""
+def export_dir(model_dir, tmp_path_factory) -> pathlib.Path:
+    """What `export.export_model` makes of `model_dir`, in all formats."""
     from tests.support.programs import Program
+    from tests.support.programs import run_in_this_process
 
-    model = model_dir / "best.keras"
-    Program("export.export_model").run(model=str(model))
+    run = subprocess.run
+
+    def run_checks_alone(command, **settings):
+        # To import everything once more would take most of the time.
+        if "export.write_formats" in command:
+            return run_in_this_process(command)
+        return run(command, **settings)
+
+    folder = tmp_path_factory.mktemp("representative")
+    random = np.random.default_rng(2)
+    for number in range(8):
+        image = random.integers(0, 256, (20, 24, 1)).astype("uint8")
+        keras.utils.save_img(folder / f"{number}.png", image, scale=False)
+    with mock.patch.object(subprocess, "run", run_checks_alone):
+        Program("export.export_model").run(
+            model=str(model_dir / "best.keras"),
+            representative_images=str(folder),
+            # Its weights are drawn, hence rounding changes much.
+            min_agreement=0.0,
+        )
     return model_dir / "export"

@@ -6,13 +6,17 @@ import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from export.formats import Run
     from export.trained_classifier import Classifier
 
 _METADATA_FILE = "metadata.json"
 
 
-def write(classifier: "Classifier", folder: pathlib.Path) -> None:
+def write(
+    classifier: "Classifier", folder: pathlib.Path, images: "np.ndarray | None"
+) -> None:
     """Writes a SavedModel for TensorFlow Serving and `tf.saved_model.load`.
 
     Its signatures return `{"probabilities": (batch_size, classes)}`:
@@ -27,6 +31,7 @@ def write(classifier: "Classifier", folder: pathlib.Path) -> None:
     Args:
         classifier: what to write.
         folder: folder to make.
+        images: not needed.
     """
     import tensorflow as tf
 
@@ -42,13 +47,14 @@ def write(classifier: "Classifier", folder: pathlib.Path) -> None:
             preprocessing.decode_image(contents, classifier.channels)
         )
 
-    images = tf.TensorSpec(
+    del images
+    float_images = tf.TensorSpec(
         (None, None, None, classifier.channels), tf.float32, name="images"
     )
     image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
     module = tf.Module()
     module.model_variables = [v.value for v in classifier.model.variables]
-    module.serve = _make_signature(classifier, prepare, images)
+    module.serve = _make_signature(classifier, prepare, float_images)
     module.image_bytes = _make_signature(
         classifier, decode_and_prepare, image_bytes
     )

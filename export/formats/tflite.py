@@ -1,7 +1,9 @@
 """A classifier as one TensorFlow Lite file."""
 
+import collections
 import json
 import pathlib
+import tempfile
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -10,19 +12,36 @@ import numpy as np
 from export import preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tensorflow as tf
+
     from export.formats import Run
     from export.trained_classifier import Classifier
 
 _METADATA_FILE = "metadata.json"
 
 
-def write(classifier: "Classifier", path: pathlib.Path) -> None:
-    """Writes a float32 TensorFlow Lite file for one image at a time.
+def write(
+    classifier: "Classifier", path: pathlib.Path, images: np.ndarray | None
+) -> None:
+    """Writes a float32 TensorFlow Lite file; see `convert`."""
+    del images
+    convert(classifier, path)
 
-    Its input is `(1, image_size, image_size, channels)`, from 0 to 255,
-    already cropped and resized; its output `(1, classes)`, probabilities.
-    What `Classifier.describe` returns is packed behind it, where TensorFlow
-    Lite keeps associated files: `zipfile` reads it, as does `unzip`.
+
+def convert(
+    classifier: "Classifier",
+    path: pathlib.Path,
+    quantize: "Callable[[tf.lite.TFLiteConverter], None] | None" = None,
+) -> None:
+    """Writes a TensorFlow Lite file for one image at a time.
+
+    Its input `images` is float32, `(1, image_size, image_size, channels)`, from
+    0 to 255, already cropped and resized; its output `probabilities` is
+    float32, `(1, classes)`. What `Classifier.describe` returns is packed behind
+    it, where TensorFlow Lite keeps associated files: `zipfile` reads it, as
+    does `unzip`.
 
     The batch size is fixed, because delegates leave tensors of unknown shape
     to the CPU.
@@ -30,34 +49,30 @@ def write(classifier: "Classifier", path: pathlib.Path) -> None:
     Args:
         classifier: what to write.
         path: file to make, whose name ends in `.tflite`.
+        quantize: function that says to a converter with which dtypes to
+            compute. Float32 without it.
 
     Raises:
         RuntimeError: If it needs operators that are not built in.
     """
-    import keras
     import tensorflow as tf
 
-    spec = keras.InputSpec(
-        shape=(1, *classifier.model.input_shape[1:]),
-        dtype="float32",
-        name="images",
-    )
-    classifier.model.export(
-        str(path),
-        format="litert",
-        verbose=False,
-        input_signature=[spec],
-        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]},
-        # Weights become constants, which the converter fuses into operators.
-        experimental_enable_resource_variables=False,
-    )
-    operators = list_operators(path.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        _save_frozen(classifier.model, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantize:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            quantize(converter)
+        content = converter.convert()
+    operators = list_operators(content)
     unsupported = [name for name in operators if name.startswith("CUSTOM")]
     if unsupported:
         raise RuntimeError(
             "The interpreter of TensorFlow Lite must have every operator "
-            f"built in. Received: {unsupported} in {path}"
+            f"built in. Received: {unsupported}"
         )
+    path.write_bytes(content)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_METADATA_FILE, json.dumps(classifier.describe()))
 
@@ -82,7 +97,7 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     """Loads a TensorFlow Lite file that `write` wrote.
 
     Returns:
-        A function of `"image_bytes"`.
+        Functions of `"prepared"` and of `"image_bytes"`.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -92,20 +107,25 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     (input_details,) = interpreter.get_input_details()
     (output_details,) = interpreter.get_output_details()
 
-    def classify(contents):
+    def classify(image):
+        interpreter.set_tensor(input_details["index"], image[None])
+        interpreter.invoke()
+        return interpreter.get_tensor(output_details["index"])[0]
+
+    def classify_file(contents):
         image = preprocessing.prepare_image(
             preprocessing.decode_image(contents, metadata["channels"]),
             metadata["image_size"],
             metadata["crop_fraction"],
         )
-        interpreter.set_tensor(input_details["index"], image[None])
-        interpreter.invoke()
-        return interpreter.get_tensor(output_details["index"])[0]
+        return classify(image)
 
-    def run(files):
-        return np.stack([classify(contents) for contents in files])
-
-    return {"image_bytes": run}
+    return {
+        "prepared": lambda images: np.stack([classify(i) for i in images]),
+        "image_bytes": lambda files: np.stack(
+            [classify_file(contents) for contents in files]
+        ),
+    }
 
 
 def list_operators(content: bytes) -> list[str]:
@@ -117,14 +137,82 @@ def list_operators(content: bytes) -> list[str]:
     Returns:
         Names such as `"CONV_2D"`; `"CUSTOM:<name>"` if not built in.
     """
+    model = _parse(content)
+    return sorted({_get_name(code) for code in model.operatorCodes})
+
+
+def count_operators(path: pathlib.Path) -> dict[str, dict[str, int]]:
+    """Counts the operators of a TensorFlow Lite file.
+
+    Returns:
+        `"all"` and `"float"`, each from names of operators to how many there
+        are. Those are in `"float"` that read or write a float tensor, but for
+        QUANTIZE and DEQUANTIZE, which stand between floats and integers.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
+    floats = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
+    conversions = ("QUANTIZE", "DEQUANTIZE")
+    counts = {"all": collections.Counter(), "float": collections.Counter()}
+    model = _parse(path.read_bytes())
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            name = _get_name(model.operatorCodes[operator.opcodeIndex])
+            counts["all"][name] += 1
+            # -1 stands for an input that is left out.
+            types = {
+                graph.tensors[tensor].type
+                for tensor in (*operator.inputs, *operator.outputs)
+                if tensor >= 0
+            }
+            if types & set(floats) and name not in conversions:
+                counts["float"][name] += 1
+    return {kind: dict(count) for kind, count in counts.items()}
+
+
+def _save_frozen(model, folder):
+    """Saves a model of one image whose weights are constants.
+
+    The converter fuses constants into operators, and is ten times as fast as
+    with variables. Only from a SavedModel does it take the names of the input
+    and the output.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework import convert_to_constants
+
+    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, "images")
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def classify(images):
+        return model(images, training=False)
+
+    frozen = convert_to_constants.convert_variables_to_constants_v2(
+        classify.get_concrete_function()
+    )
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def serve(images):
+        (probabilities,) = frozen(images)
+        return {"probabilities": probabilities}
+
+    module = tf.Module()
+    module.serve = serve
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, folder, serve, options)
+
+
+def _parse(content):
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def _get_name(operator_code):
+    from ai_edge_litert import schema_py_generated as schema
+
+    if operator_code.customCode is not None:
+        return f"CUSTOM:{operator_code.customCode.decode()}"
+    # Codes below 127 are in the older of the two fields.
+    wanted = max(operator_code.builtinCode, operator_code.deprecatedBuiltinCode)
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    operators = set()
-    for operator in schema.ModelT.InitFromPackedBuf(content, 0).operatorCodes:
-        # Codes below 127 are in the older of the two fields.
-        name = names[max(operator.builtinCode, operator.deprecatedBuiltinCode)]
-        if operator.customCode is not None:
-            name = f"CUSTOM:{operator.customCode.decode()}"
-        operators.add(name)
-    return sorted(operators)
+    return names[wanted]

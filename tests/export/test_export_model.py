@@ -1,17 +1,24 @@
+import importlib.util
 import json
 import pathlib
+import re
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import keras
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tensorflow as tf
 
 import lambda_keras
 from export import exporter
 from export.formats import FORMATS
+from export.formats import onnx as onnx_format
+from export.formats.tflite import count_operators
 from export.formats.tflite import list_operators
 from export.trained_classifier import convert_to_float32
 from export.trained_classifier import end_in_softmax
@@ -30,6 +37,8 @@ TOLERANCE = 2e-5
 EXIF = (
     b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 )
+
+verify_export = Program("export.verify_export").module
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +157,68 @@ def test_tflite_carries_what_describes_it(export_dir):
     assert metadata["image_size"] == 16
 
 
-def test_export_records_small_differences_from_keras(export_dir):
-    report = json.loads((export_dir / "verification.json").read_text())
-    assert list(report) == [
-        "saved_model, images",
-        "saved_model, image_bytes",
+def test_int8_has_no_float_operators(export_dir):
+    floats = count_operators(export_dir / "model.tflite")["float"]
+    assert floats["CONV_2D"] > 10
+    counts = count_operators(export_dir / "model_int8.tflite")
+    assert counts["float"] == {}
+    assert counts["all"]["CONV_2D"] == floats["CONV_2D"]
+
+
+def test_report_says_how_every_format_differs_from_keras(export_dir):
+    report = json.loads((export_dir / "export_report.json").read_text())
+    assert report["left_out"] == {}
+    rows = report["formats"]
+    assert [row["file"] for row in rows.values()] == [
+        "saved_model",
         "model.tflite",
+        "model_float16.tflite",
+        "model_dynamic.tflite",
+        "model_int8.tflite",
+        "model.onnx",
     ]
-    files = [row["file"] for row in report.values()]
-    assert files == ["saved_model", "saved_model", "model.tflite"]
-    for row in report.values():
-        assert row["max_difference"] < 1e-4
-        assert row["top1_agreement"] == 1
+    for name in ("saved_model", "tflite", "onnx"):
+        assert rows[name]["max_difference"] < 1e-4
+        assert rows[name]["top1_agreement"] == 1
+    # Half of the digits of float32 are lost, and no more.
+    assert 1e-5 < rows["tflite_float16"]["max_difference"] < 0.1
+    assert rows["tflite_int8"]["max_difference"] > 0.01
+    size = rows["tflite"]["size"]
+    assert size == (export_dir / "model.tflite").stat().st_size
+    assert rows["tflite_float16"]["size"] < 0.6 * size
+    assert rows["tflite_dynamic"]["size"] < 0.45 * size
+    assert rows["tflite_int8"]["size"] < 0.45 * size
+    for row in rows.values():
+        assert list(row["latency_ms"]) == ["1", "8"]
+        assert min(row["latency_ms"].values()) > 0
+
+
+def test_table_has_a_row_for_each_file(export_dir):
+    table = exporter.format_table(export_dir)
+    rows = [line.split() for line in table.splitlines()]
+    files = [model_format.file_name for model_format in FORMATS]
+    assert [row[0] for row in rows[1:7]] == files
+    assert rows[5][5].startswith("0/")
+    assert "\nCompared with Keras on noise and smooth patterns.\n" in table
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_onnx_equals_keras(export_dir, keras_model, batch_size):
+    session = onnxruntime.InferenceSession(export_dir / "model.onnx")
+    images = np.stack([make_image(16, 16, seed) for seed in range(batch_size)])
+    images = images.astype("float32")
+    (outputs,) = session.run(["probabilities"], {"images": images})
+    expected = keras.ops.softmax(keras_model(images))
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE)
+
+
+def test_onnx_carries_what_describes_it(export_dir):
+    model = onnx.load(export_dir / "model.onnx")
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    assert versions[""] == 18
+    metadata = onnx_format.read_metadata(export_dir / "model.onnx")
+    assert metadata["class_names"] == CLASS_NAMES
+    assert metadata["crop_fraction"] == CROP_FRACTION
 
 
 def test_export_leaves_no_other_files(export_dir):
@@ -177,15 +236,17 @@ def classifier(model_dir):
 
 @pytest.fixture
 def copied_export(export_dir, tmp_path, monkeypatch):
-    """An earlier export, and writers that write what it holds in no time."""
+    """An earlier export; the next copies what `export_dir` has, in no time."""
 
-    def copy(_, path):
-        source = export_dir / path.name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, path)
+    def copy_all(classifier, names, folder, images):
+        for model_format in FORMATS:
+            if model_format.name in names:
+                source = export_dir / model_format.file_name
+                copy = shutil.copytree if source.is_dir() else shutil.copy
+                copy(source, folder / source.name)
+        return {}
 
-    copying = [model_format._replace(write=copy) for model_format in FORMATS]
-    monkeypatch.setattr(exporter, "FORMATS", copying)
+    monkeypatch.setattr(exporter, "_write", copy_all)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.tflite").write_text("the earlier one")
     return tmp_path / "export"
@@ -201,19 +262,117 @@ def test_failed_verification_keeps_the_earlier_export(
     monkeypatch.setattr(subprocess, "run", run_in_this_process)
     with pytest.raises(
         exporter.VerificationError,
-        match=r"within 0\.0001.*images; .*image_bytes; model\.tflite$",
+        match=r"^saved_model must be within 0\.0001.*; tflite must be within",
     ):
-        exporter.export_classifier(classifier, copied_export)
+        exporter.export_classifier(
+            classifier, copied_export, formats=["saved_model", "tflite"]
+        )
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert [p.name for p in copied_export.iterdir()] == ["model.tflite"]
     text = (copied_export / "model.tflite").read_text()
     assert text == "the earlier one"
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("onnx", {"max_difference": 2e-4, "top1_agreement": 1.0}, "0.0002"),
+        ("tflite", {"max_difference": np.nan, "top1_agreement": 1.0}, "nan"),
+        (
+            "tflite_int8",
+            {"max_difference": 0.2, "top1_agreement": 0.94},
+            "--min_agreement=0.95.*0.94",
+        ),
+    ],
+    ids=["different", "NaN", "seldom the same class"],
+)
+def test_bad_format_is_named(name, row, message):
+    good = {"max_difference": 1e-6, "top1_agreement": 0.96}
+    rows = {"saved_model": good, name: row}
+    (failure,) = verify_export.find_failures(rows, min_agreement=0.95)
+    assert re.match(f"{name} must .*{message}$", failure)
+
+
+def test_files_and_labels_are_compared_as_they_are():
+    probabilities = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+    expected = np.array([[0.1, 0.9], [0.4, 0.6], [0.3, 0.7]])
+    labels = np.array([1, 1, 0])
+    row = verify_export.compare(probabilities, expected, labels)
+    assert row["max_difference"] == pytest.approx(0.2)
+    assert row["top1_agreement"] == pytest.approx(2 / 3)
+    assert row["accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def dying_converter(monkeypatch):
+    """Programs that write empty files and die of a signal at the second."""
+
+    def run(module_name, *arguments):
+        values = dict(a.removeprefix("--").split("=") for a in arguments)
+        folder = pathlib.Path(values["export_dir"])
+        for model_format in FORMATS:
+            if model_format.name not in values["formats"].split(","):
+                continue
+            if model_format.name == "tflite_float16":
+                (folder / "unfinished_model_float16.tflite").touch()
+                kill = "import os; os.kill(os.getpid(), 11)"
+                return subprocess.run([sys.executable, "-c", kill])
+            (folder / model_format.file_name).touch()
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(exporter, "run_alone", run)
+
+
+def test_converter_that_dies_is_named_and_the_next_go_on(
+    linear_model_path, dying_converter, tmp_path
+):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    classifier = load_classifier(linear_model_path)
+    names = ["tflite", "tflite_float16", "tflite_dynamic"]
+    left_out = exporter._write(classifier, names, folder, None)
+    assert left_out == {"tflite_float16": "its process died of SIGSEGV"}
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["model.tflite", "model_dynamic.tflite"]
+
+
+def test_format_that_was_asked_for_and_cannot_be_made_is_refused(
+    linear_model_path, dying_converter, tmp_path
+):
+    with pytest.raises(
+        UserError, match=r"^tflite_float16 cannot be made: its process died"
+    ):
+        exporter.export_classifier(
+            load_classifier(linear_model_path),
+            tmp_path / "export",
+            formats=["tflite_float16"],
+        )
+    assert not (tmp_path / "export").exists()
+
+
+def test_error_of_a_process_is_its_last_line():
+    result = subprocess.CompletedProcess([], 1, "", "Traceback\nError: why\n")
+    assert exporter.describe_end(result) == "why"
+
+
+def test_formats_that_cannot_be_made_here_are_explained(monkeypatch):
+    names = ["tflite", "tflite_int8", "onnx"]
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "tf2onnx" else find_spec(name),
+    )
+    reasons = exporter.find_unavailable(names, has_images=False)
+    assert list(reasons) == ["tflite_int8", "onnx"]
+    assert "--representative_images" in reasons["tflite_int8"]
+    assert reasons["onnx"].startswith("it needs tf2onnx; `pip install")
+
+
 def test_verified_export_replaces_the_earlier_one(
     copied_export, classifier, monkeypatch
 ):
-    monkeypatch.setattr(exporter, "_verify", lambda classifier, folder: None)
+    monkeypatch.setattr(exporter, "_verify", lambda *_: None)
     exporter.export_classifier(classifier, copied_export)
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert zipfile.is_zipfile(copied_export / "model.tflite")
@@ -229,7 +388,7 @@ def test_interrupted_swap_keeps_the_earlier_export(
             raise KeyboardInterrupt
         return rename(path, target)
 
-    monkeypatch.setattr(exporter, "_verify", lambda classifier, folder: None)
+    monkeypatch.setattr(exporter, "_verify", lambda *_: None)
     monkeypatch.setattr(pathlib.Path, "rename", fail_to_move_the_new_one)
     with pytest.raises(KeyboardInterrupt):
         exporter.export_classifier(classifier, copied_export)
@@ -250,9 +409,13 @@ def test_folder_that_cannot_be_made_is_named(classifier, tmp_path):
     [
         ([], "--model is missing: the .keras file to export."),
         (["best.keras"], "Flags begin with --. Received: best.keras"),
+        (
+            ["--model=best.keras", "--formats=tflite,tfjs"],
+            "--formats must be among saved_model, tflite, tflite_float16, ",
+        ),
         (["--model=absent.keras"], "--model must be a .keras file. Received:"),
     ],
-    ids=["no_model", "no_flag", "no_such_file"],
+    ids=["no_model", "no_flag", "no_such_format", "no_such_file"],
 )
 def test_command_says_what_is_wrong_in_one_line(
     program, arguments, message, capsys, tmp_path, monkeypatch

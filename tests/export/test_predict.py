@@ -71,7 +71,12 @@ def test_a_copy_of_the_folder_prints_what_keras_says(
 ):
     source = pathlib.Path(PROGRAM.module.__file__).parent
     folder = shutil.copytree(source, image_path.with_name("export"))
-    models = [export_dir / model_format.file_name for model_format in FORMATS]
+    models = [
+        export_dir / model_format.file_name
+        for model_format in FORMATS
+        # The others round weights.
+        if model_format.tolerance < 1e-3
+    ]
     result = subprocess.run(
         [sys.executable, "-c", _RUN_ALONE, image_path.name, *models, "none"],
         cwd=image_path.parent,
@@ -82,13 +87,14 @@ def test_a_copy_of_the_folder_prints_what_keras_says(
         check=True,
     )
     *lines, end = result.stdout.splitlines()
-    assert end == f"[None, None, 2] {folder / 'predict.py'}"
+    codes = [None] * len(models) + [2]
+    assert end == f"{codes} {folder / 'predict.py'}"
     last_error = result.stderr.splitlines()[-1]
     assert last_error.startswith("Error: --model must be a SavedModel folder")
     probabilities = compute_expected(model_dir, image_path)
     best = np.argsort(-probabilities)[:2]
-    assert len(lines) == 3 * len(FORMATS)
-    for number in range(len(FORMATS)):
+    assert len(lines) == 3 * len(models)
+    for number in range(len(models)):
         path, *classes = lines[3 * number : 3 * number + 3]
         assert path == "scan.png"
         for line, index in zip(classes, best, strict=True):

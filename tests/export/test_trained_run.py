@@ -6,26 +6,37 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export import example_images
 from export.exporter import export_classifier
-from export.formats import FORMATS
+from export.exporter import read_report
 from export.trained_classifier import load_classifier
 from tests.support.programs import Program
 from tests.support.programs import run_in_this_process
 from trainers import evaluation
-from trainers.data.datasets import open_dataset
 from trainers.data.preprocessing import prepare_image
 
 PREDICT = Program("export.predict")
 
 
-def test_run_is_exported_and_predicts_from_each_format(
-    trained, tmp_path, monkeypatch, capsys
-):
+def test_run_is_exported_and_predicts(trained, tmp_path, monkeypatch, capsys):
     """From the flags of training to the top class of an image file."""
     monkeypatch.setattr(subprocess, "run", run_in_this_process)
     export_dir = tmp_path / "export"
-    export_classifier(load_classifier(trained / "best.keras"), export_dir)
-    scans = open_dataset("digits").validation.examples.take(3)
+    digits, name = example_images.open_training_data(trained / "best.keras")
+    export_classifier(
+        load_classifier(trained / "best.keras"),
+        export_dir,
+        formats=["saved_model", "tflite_int8"],
+        representative_images=example_images.take_representative(digits),
+        examples=example_images.take_held_out(digits, name),
+        # After an epoch or two, many digits are between two classes.
+        min_agreement=0.9,
+    )
+    report = read_report(export_dir)
+    assert report["examples"] == "360 images held out of digits"
+    for row in report["formats"].values():
+        assert abs(row["accuracy"] - report["accuracy"]) < 0.05
+    scans = digits.validation.examples.take(3)
     paths, images = [], []
     for number, (image, _) in enumerate(scans):
         paths.append(tmp_path / f"scan{number}.png")
@@ -33,9 +44,9 @@ def test_run_is_exported_and_predicts_from_each_format(
         images.append(prepare_image(image, 16, crop_fraction=1.0))
     model = evaluation.load_model(trained / "best.keras")
     expected = model.predict(np.stack(images), verbose=0).argmax(axis=-1)
-    for model_format in FORMATS:
+    for row in report["formats"].values():
         capsys.readouterr()
-        model_path = export_dir / model_format.file_name
+        model_path = export_dir / row["file"]
         with pytest.raises(SystemExit) as end:
             PREDICT.start(*paths, f"--model={model_path}", "--top=1")
         assert not end.value.code

@@ -69,8 +69,8 @@ _VERIFY_IMAGES = flags.DEFINE_string(
 _MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     0.99,
-    "Least share of images of the same top class as in Keras. If a format has "
-    "less, nothing is replaced.",
+    "Least share of images of the same top class as in Keras. A format that "
+    "has less is left out; if --formats names it, nothing is replaced.",
     lower_bound=0,
     upper_bound=1,
 )

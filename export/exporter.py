@@ -52,7 +52,9 @@ def export_classifier(
         classifier: what to export.
         export_dir: folder to make or, if it holds an export, to replace.
         formats: names of `FORMATS`, each of which must succeed. All without
-            it; what cannot be made is then left out, and the report says why.
+            it; what cannot be made, and what computes with rounded weights
+            and agrees with Keras too seldom, is then left out, and the report
+            says why.
         representative_images: uint8, `(height, width, channels)` of any size,
             to find the ranges of integers with.
         examples: what to compare with Keras on. Noise and patterns without it.
@@ -88,7 +90,22 @@ def export_classifier(
         )
         if formats is not None or len(left_out) == len(FORMATS):
             _refuse(left_out)
-        _verify(classifier, new, examples, left_out, min_agreement)
+        report = _verify(classifier, new, examples, min_agreement)
+        failures = report.pop("failures")
+        for model_format in FORMATS:
+            name = model_format.name
+            is_dispensable = formats is None and model_format.is_approximate
+            if is_dispensable and name in failures:
+                # The others are right without it.
+                left_out[name] = failures.pop(name)
+                del report["formats"][name]
+                (new / model_format.file_name).unlink()
+        if failures:
+            raise VerificationError(
+                "; ".join(f"{name}: {why}" for name, why in failures.items())
+            )
+        report["left_out"] = left_out
+        run_folder.write_json(new / REPORT_FILE, report)
 
 
 def find_unavailable(
@@ -269,7 +286,8 @@ def _write(classifier, names, export_dir, images):
     return left_out
 
 
-def _verify(classifier, export_dir, examples, left_out, min_agreement):
+def _verify(classifier, export_dir, examples, min_agreement):
+    """Returns what `export.verify_export` reports."""
     with tempfile.TemporaryDirectory() as folder:
         write_examples(
             pathlib.Path(folder),
@@ -286,8 +304,7 @@ def _verify(classifier, export_dir, examples, left_out, min_agreement):
         )
     if result.returncode:
         raise VerificationError(describe_end(result))
-    report = read_report(export_dir) | {"left_out": left_out}
-    run_folder.write_json(export_dir / REPORT_FILE, report)
+    return read_report(export_dir)
 
 
 def write_examples(

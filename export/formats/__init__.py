@@ -68,6 +68,11 @@ class Format(NamedTuple):
     needs_images: bool = False
     packages: tuple[str, ...] = ()
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether it computes with other weights than Keras, rounded ones."""
+        return self.tolerance == 1.0
+
 
 # Float32 sums in another order differ by some 1e-6 in a probability; a wrong
 # layer, weight, crop or pixel range, or half precision, by over 1e-3. A

@@ -262,7 +262,7 @@ def test_failed_verification_keeps_the_earlier_export(
     monkeypatch.setattr(subprocess, "run", run_in_this_process)
     with pytest.raises(
         exporter.VerificationError,
-        match=r"^saved_model must be within 0\.0001.*; tflite must be within",
+        match=r"^saved_model: it must be within 0\.0001.*; tflite: it must be ",
     ):
         exporter.export_classifier(
             classifier, copied_export, formats=["saved_model", "tflite"]
@@ -271,6 +271,43 @@ def test_failed_verification_keeps_the_earlier_export(
     assert [p.name for p in copied_export.iterdir()] == ["model.tflite"]
     text = (copied_export / "model.tflite").read_text()
     assert text == "the earlier one"
+
+
+def test_rounded_weights_that_agree_too_seldom_are_left_out(
+    copied_export, classifier, monkeypatch
+):
+    find_failures = verify_export.find_failures
+
+    def find_more(rows, min_agreement):
+        return find_failures(rows, min_agreement) | {
+            name: "it must agree" for name in rows if name == "tflite_int8"
+        }
+
+    monkeypatch.setattr(verify_export, "find_failures", find_more)
+    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    names = ["tflite", "tflite_int8"]
+    images = [np.zeros((16, 16, 1), np.uint8)]
+    with pytest.raises(exporter.VerificationError, match=r"^tflite_int8: it"):
+        exporter.export_classifier(
+            classifier,
+            copied_export,
+            formats=names,
+            representative_images=images,
+            min_agreement=0.0,
+        )
+    monkeypatch.setattr(
+        exporter,
+        "find_unavailable",
+        lambda known, has_images: {n: "x" for n in known if n not in names},
+    )
+    exporter.export_classifier(classifier, copied_export, min_agreement=0.0)
+    assert sorted(p.name for p in copied_export.iterdir()) == [
+        "export_report.json",
+        "model.tflite",
+    ]
+    report = exporter.read_report(copied_export)
+    assert list(report["formats"]) == ["tflite"]
+    assert report["left_out"]["tflite_int8"] == "it must agree"
 
 
 @pytest.mark.parametrize(
@@ -289,8 +326,9 @@ def test_failed_verification_keeps_the_earlier_export(
 def test_bad_format_is_named(name, row, message):
     good = {"max_difference": 1e-6, "top1_agreement": 0.96}
     rows = {"saved_model": good, name: row}
-    (failure,) = verify_export.find_failures(rows, min_agreement=0.95)
-    assert re.match(f"{name} must .*{message}$", failure)
+    failures = verify_export.find_failures(rows, min_agreement=0.95)
+    assert list(failures) == [name]
+    assert re.match(f"it must .*{message}$", failures[name])
 
 
 def test_files_and_labels_are_compared_as_they_are():
@@ -372,7 +410,7 @@ def test_formats_that_cannot_be_made_here_are_explained(monkeypatch):
 def test_verified_export_replaces_the_earlier_one(
     copied_export, classifier, monkeypatch
 ):
-    monkeypatch.setattr(exporter, "_verify", lambda *_: None)
+    monkeypatch.setattr(exporter, "_verify", lambda *_: {"failures": {}})
     exporter.export_classifier(classifier, copied_export)
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert zipfile.is_zipfile(copied_export / "model.tflite")
@@ -388,7 +426,7 @@ def test_interrupted_swap_keeps_the_earlier_export(
             raise KeyboardInterrupt
         return rename(path, target)
 
-    monkeypatch.setattr(exporter, "_verify", lambda *_: None)
+    monkeypatch.setattr(exporter, "_verify", lambda *_: {"failures": {}})
     monkeypatch.setattr(pathlib.Path, "rename", fail_to_move_the_new_one)
     with pytest.raises(KeyboardInterrupt):
         exporter.export_classifier(classifier, copied_export)

@@ -117,7 +117,7 @@ def test_programs_launch_themselves():
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 assert f'\n    launch("{name}")\n' in text
                 programs += 1
-    assert programs == 10
+    assert programs == 11
 
 
 @pytest.mark.slow

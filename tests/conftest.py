@@ -71,6 +71,8 @@ def pytest_configure(config):
             os.environ.setdefault(name, "1")
 
 
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         for name in _DEAR_FIXTURES:

@@ -5,7 +5,7 @@
 runs three programs of this project one after the other, and shows the command
 line of each. The data come with scikit-learn; nothing is downloaded.
 Everything is written to a new folder in runs/, and a summary at the end says
-what is where, with a table of the formats. Takes some five minutes on two
+what is where, with a table of the formats. Takes some three minutes on two
 cores.
 """
 

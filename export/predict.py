@@ -2,12 +2,13 @@ r"""Says what is in images, with an exported model.
 
     python -m export.predict IMAGE... --model=EXPORT_DIR/saved_model --top=3
 
-or with `--model=EXPORT_DIR/model.tflite`. Prints the most likely classes of
-each image with their probabilities, after about five seconds of start-up.
+or with `--model=EXPORT_DIR/model.tflite` or `model.onnx`. Prints the most likely
+classes of each image with their probabilities, after about five seconds of
+start-up.
 
 The folder `export` may be copied to a machine that has nothing else of this
 project. There, this program needs TensorFlow, absl-py and, for a `.tflite`
-file, ai-edge-litert. What TensorFlow logs is left out; TF_CPP_MIN_LOG_LEVEL=0
+file, ai-edge-litert, for an `.onnx` file, onnxruntime. What TensorFlow logs is left out; TF_CPP_MIN_LOG_LEVEL=0
 in the environment shows it.
 """
 
@@ -34,10 +35,13 @@ from absl import flags
 
 from export.formats import FORMATS
 from export.formats import Format
+from export.formats import Run
 from export.preprocessing import decode_image
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "SavedModel folder or .tflite file of an export. Required."
+    "model",
+    None,
+    "SavedModel folder, .tflite or .onnx file of an export. Required.",
 )
 _TOP = flags.DEFINE_integer(
     "top", 3, "Number of classes to print for each image.", lower_bound=1
@@ -58,7 +62,7 @@ def find_format(model_path: pathlib.Path) -> Format:
         if candidate.recognizes(model_path):
             return candidate
     raise InputError(
-        "--model must be a SavedModel folder or a .tflite file. "
+        "--model must be a SavedModel folder, a .tflite or an .onnx file. "
         f"Received: {model_path}"
     )
 
@@ -70,15 +74,36 @@ def read_metadata(model_format: Format, model_path: pathlib.Path) -> dict:
         `class_names`, `image_size`, `channels` and `crop_fraction`.
 
     Raises:
-        InputError: If the model carries no metadata.
+        InputError: If the model carries no metadata, or a package is missing.
     """
     try:
         return model_format.read_metadata(model_path)
+    except ModuleNotFoundError as error:
+        raise _describe_missing(error, model_path) from error
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             "--model must be written by export.export_model, which adds "
             f"metadata.json. Received: {model_path}"
         ) from error
+
+
+def load_classify(model_format: Format, model_path: pathlib.Path) -> Run:
+    """Loads a model, for lists of the contents of image files.
+
+    Raises:
+        InputError: If a package is missing.
+    """
+    try:
+        return model_format.load(model_path)["image_bytes"]
+    except ModuleNotFoundError as error:
+        raise _describe_missing(error, model_path) from error
+
+
+def _describe_missing(error, model_path):
+    return InputError(
+        f"{error.name} must be installed to run such a file. "
+        f"Received: --model={model_path}"
+    )
 
 
 def read_image(path: str, channels: int) -> bytes:
@@ -121,7 +146,7 @@ def main(argv: list[str]) -> None:
     metadata = read_metadata(model_format, model_path)
     # All of them, before the model is loaded and anything is printed.
     images = [read_image(path, metadata["channels"]) for path in image_paths]
-    classify = model_format.load(model_path)["image_bytes"]
+    classify = load_classify(model_format, model_path)
     for path, contents in zip(image_paths, images, strict=True):
         (probabilities,) = classify([contents])
         classes = format_classes(

@@ -66,6 +66,34 @@ def compute_expected(model_dir, image_path):
     return keras.ops.softmax(model(image[None])[0]).numpy()
 
 
+@pytest.mark.parametrize(
+    ("file_name", "package"),
+    [
+        ("model.onnx", "onnxruntime"),
+        ("model.tflite", "ai_edge_litert"),
+    ],
+)
+def test_missing_package_is_one_line(
+    export_dir, image_path, monkeypatch, capsys, file_name, package
+):
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == package:
+                raise ModuleNotFoundError(f"No {name}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Blocker(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        PROGRAM.start(image_path, f"--model={export_dir / file_name}")
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert f"Error: {package}" in errors
+    assert "must be installed" in errors
+    assert errors.count("\n") == 1
+
+
 def test_a_copy_of_the_folder_prints_what_keras_says(
     model_dir, export_dir, image_path
 ):

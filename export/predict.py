@@ -2,14 +2,14 @@ r"""Says what is in images, with an exported model.
 
     python -m export.predict IMAGE... --model=EXPORT_DIR/saved_model --top=3
 
-or with `--model=EXPORT_DIR/model.tflite` or `model.onnx`. Prints the most likely
-classes of each image with their probabilities, after about five seconds of
-start-up.
+or with `--model=EXPORT_DIR/model.tflite` or `model.onnx`. Prints the most
+likely classes of each image with their probabilities, after about five seconds
+of start-up.
 
 The folder `export` may be copied to a machine that has nothing else of this
 project. There, this program needs TensorFlow, absl-py and, for a `.tflite`
-file, ai-edge-litert, for an `.onnx` file, onnxruntime. What TensorFlow logs is left out; TF_CPP_MIN_LOG_LEVEL=0
-in the environment shows it.
+file, ai-edge-litert, for an `.onnx` file, onnxruntime. What TensorFlow logs is
+left out; TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
 """
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.data.image_dataset import hold_out
 from trainers.data.image_dataset import split_arrays
-from trainers.data.preprocessing import decode_image_within_limit
+from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 
@@ -151,7 +151,7 @@ def _read_tfds(builder, split, channels):
         examples.map(lambda example: (example["image"], example["label"])),
         size=size,
         shuffle_buffer=min(size, LARGEST_SHUFFLE_BUFFER),
-        load=functools.partial(decode_image_within_limit, channels=channels),
+        load=functools.partial(decode_image, channels=channels),
     )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.data.image_dataset import hold_out
-from trainers.data.preprocessing import decode_image_within_limit
+from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 # What TensorFlow decodes, here and in an exported model.
@@ -89,7 +89,7 @@ def _split_files(paths, labels, channels):
 
 
 def _read_image(path, channels):
-    return decode_image_within_limit(tf.io.read_file(path), channels)
+    return decode_image(tf.io.read_file(path), channels)
 
 
 def _make_printable(path):

@@ -18,31 +18,9 @@ _HEADER_BYTES = 26
 def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes a PNG, JPEG, BMP or the first frame of a GIF.
 
-    A JPEG is turned and mirrored as its EXIF orientation says.
-
-    Args:
-        image_bytes: scalar string, the contents of an image file.
-        channels: 1 for grayscale or 3 for colors, converted if need be.
-
-    Returns:
-        uint8, `(height, width, channels)`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: If the bytes are no such image.
-    """
-    image = tf.io.decode_image(
-        image_bytes, channels=channels, expand_animations=False
-    )
-    image = orient_image(image, read_orientation(image_bytes))
-    return tf.ensure_shape(image, (None, None, channels))
-
-
-def decode_image_within_limit(
-    image_bytes: tf.Tensor, channels: int
-) -> tf.Tensor:
-    """Decodes an image unless it would take up too much memory.
-
-    A file of a few hundred kilobytes can hold an image of gigabytes.
+    A JPEG is turned and mirrored as its EXIF orientation says. What would take
+    up too much memory is refused: a file of a few hundred kilobytes can hold
+    an image of gigabytes.
 
     Args:
         image_bytes: scalar string, the contents of an image file.
@@ -60,7 +38,13 @@ def decode_image_within_limit(
     )
     # Run eagerly, it has raised already.
     with tf.control_dependencies([] if is_small is None else [is_small]):
-        return decode_image(tf.identity(image_bytes), channels)
+        image = tf.io.decode_image(
+            tf.identity(image_bytes),
+            channels=channels,
+            expand_animations=False,
+        )
+    image = orient_image(image, read_orientation(image_bytes))
+    return tf.ensure_shape(image, (None, None, channels))
 
 
 def count_pixels(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainers.data.image_dataset import LARGEST_SHUFFLE_BUFFER
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
-from trainers.data.preprocessing import decode_image_within_limit
+from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 IMAGE_KEY = "image/encoded"
@@ -162,7 +162,7 @@ def _read_split(paths, counts, is_wanted, *, channels, first_label):
         tf.data.Dataset.range(len(paths)).flat_map(read_file),
         size=len(wanted_numbers),
         shuffle_buffer=min(len(wanted_numbers), LARGEST_SHUFFLE_BUFFER),
-        load=functools.partial(decode_image_within_limit, channels=channels),
+        load=functools.partial(decode_image, channels=channels),
         reorder=reorder,
         describe=describe,
         drop=drop,

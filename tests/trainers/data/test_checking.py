@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.support.training import run_main_eagerly
 from trainers.data import checking
-from trainers.data.preprocessing import decode_image_within_limit
+from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 
@@ -35,7 +35,7 @@ def test_list_of_bad_images_is_compared(tmp_path):
 )
 def test_bad_image_that_nobody_checked_is_one_line(contents):
     images = tf.data.Dataset.from_tensors(contents).map(
-        lambda image: decode_image_within_limit(image, 3)
+        lambda image: decode_image(image, 3)
     )
     with (
         pytest.raises(UserError, match="An image of the data set") as error,

@@ -165,9 +165,8 @@ class DistributedModel(keras.Model):
 
     # Keras runs the replicas within a condition within a loop, which fails.
     def _make_function(self, step_function):
-        keras_function = super()._make_function(step_function)
         if self._num_replicas == 1:
-            return keras_function
+            return super()._make_function(step_function)
 
         def run_steps(iterator):
             def has_next(step, batch):
@@ -192,14 +191,20 @@ class DistributedModel(keras.Model):
             # Over all replicas, so that all workers see the same values.
             return steps, self.get_metrics_result()
 
+        def run_batch(batch):
+            self.distribute_strategy.run(step_function, args=(batch,))
+            return self.get_metrics_result()
+
         if not self.run_eagerly:
-            run_steps = tf.function(
-                run_steps, autograph=False, reduce_retracing=True
+            run_steps, run_batch = (
+                tf.function(run, autograph=False, reduce_retracing=True)
+                for run in (run_steps, run_batch)
             )
 
         def function(iterator):
             if not isinstance(iterator, tf.distribute.DistributedIterator):
-                return keras_function(iterator)
+                # Python's, of a batch that was fetched already.
+                return run_batch(next(iterator))
             steps, logs = run_steps(iterator)
             if not steps.numpy():
                 raise StopIteration

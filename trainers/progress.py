@@ -23,12 +23,11 @@ class StepClock(keras.callbacks.Callback):
     epoch has no other. States that are written between steps count.
 
     The wait is measured where Python fetches the batch: on JAX and PyTorch,
-    where Keras does so, between two steps; on TensorFlow with one device and
-    one step per execution, where the step's function is given an iterator of
-    the fetched batch, which Keras takes as it takes TensorFlow's. Elsewhere
-    batches are fetched within a compiled function, and the wait is unknown:
-    `tf.timestamp`, which could time it there, fails when operations are to be
-    deterministic. Steps are one after the other, because each loss is looked
+    where Keras does so, between two steps; on TensorFlow with one step per
+    execution, where the step's function is given an iterator of the fetched
+    batch, which Keras and `DistributedModel` take as they take TensorFlow's.
+    Of several steps, batches are fetched within a compiled function, and the
+    wait is unknown. Steps are one after the other, because each loss is looked
     at; so while training waits, its device does nothing.
 
     Put it after the other callbacks, whose time it would take for a wait.
@@ -64,10 +63,7 @@ class StepClock(keras.callbacks.Callback):
         self._knows_wait = True
         if keras.backend.backend() != "tensorflow":
             return
-        strategy = self.model.distribute_strategy
-        self._knows_wait = (
-            strategy.num_replicas_in_sync == self.model.steps_per_execution == 1
-        )
+        self._knows_wait = self.model.steps_per_execution == 1
         if self._knows_wait and self._train_function is None:
             self._train_function = self.model.train_function
             self.model.train_function = self._run_step

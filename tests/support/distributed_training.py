@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import app
 
 from trainers.averaging import AveragedModel
+from trainers.progress import StepClock
 from trainers.strategies import get_strategy
 
 BATCH_SIZE = 8
@@ -20,10 +21,11 @@ BATCH_SIZE = 8
 TRAINING_SIZE = 37
 VALIDATION_SIZE = 33
 CASES = {
-    # Name: (batch normalization, precision, arguments of the model).
-    "normalized": (True, "float32", {}),
-    "accumulated": (False, "float32", {"gradient_accumulation_steps": 2}),
-    "half": (False, "mixed_float16", {"gradient_accumulation_steps": 2}),
+    # Name: (batch normalization, precision, steps per execution, arguments of
+    # the model). Of one step, Python fetches the batch.
+    "normalized": (True, "float32", 2, {}),
+    "accumulated": (False, "float32", 1, {"gradient_accumulation_steps": 2}),
+    "half": (False, "mixed_float16", 2, {"gradient_accumulation_steps": 2}),
 }
 
 
@@ -53,7 +55,7 @@ def build_network(normalized):
     return keras.Model(inputs, outputs)
 
 
-def train(strategy, normalized, precision, arguments):
+def train(strategy, normalized, precision, steps_per_execution, arguments):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
     with strategy.scope():
@@ -66,16 +68,20 @@ def train(strategy, normalized, precision, arguments):
                 keras.metrics.CategoricalAccuracy(name="accuracy")
             ],
             # Of 5 batches.
-            steps_per_execution=2,
+            steps_per_execution=steps_per_execution,
         )
     validation = make_batches(VALIDATION_SIZE, seed=1)
+    clock = StepClock(BATCH_SIZE)
     history = model.fit(
         make_batches(TRAINING_SIZE, seed=0),
         validation_data=validation,
         epochs=2,
         shuffle=False,
         verbose=0,
+        callbacks=[clock],
     ).history
+    knows_wait = clock.waiting_share is not None
+    assert knows_wait == (steps_per_execution == 1)
     steps = keras.ops.convert_to_numpy(model.optimizer.iterations)
     return {
         **history,

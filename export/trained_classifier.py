@@ -139,19 +139,10 @@ def _load_model(path):
             "--model is damaged, by its checksums; copy or train it once more. "
             f"Received: {path}"
         )
-    # A whole file may hold something else, or layers of another program. What
-    # Keras raises depends on what it finds.
+    # A whole file may hold something else, or layers of another program.
     try:
         return keras.saving.load_model(path, compile=False)
-    except (
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except run_folder.KERAS_ERRORS as error:
         reason = textwrap.shorten(str(error), 200, placeholder="...")
         raise UserError(
             "--model must be a .keras file that Keras can load: "

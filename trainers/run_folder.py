@@ -41,6 +41,17 @@ _EPOCH_FILE = "epoch.json"
 _LOCK_FILE = ".lock"
 # Of versions whose runs this one cannot go on with.
 _OLD_STATE_FILE = "train_state.npz"
+# What Keras raises of a file that is no model or a damaged one, depending on
+# what it finds.
+KERAS_ERRORS = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _OWN_NAMES = (
     BEST_FILE,
     LAST_FILE,

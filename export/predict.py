@@ -148,7 +148,7 @@ def main(argv: list[str]) -> None:
     images = [read_image(path, metadata["channels"]) for path in image_paths]
     classify = load_classify(model_format, model_path)
     for path, contents in zip(image_paths, images, strict=True):
-        (probabilities,) = classify([contents])
+        (probabilities,), _ = classify([contents])
         classes = format_classes(
             probabilities, metadata["class_names"], _TOP.value
         )

@@ -117,7 +117,7 @@ def _make_signatures(classifier):
     def classify(images):
         # One by one, because there is no antialiasing of many.
         prepared = tf.map_fn(prepare, images)
-        return {"probabilities": run(prepared)["probabilities"]}
+        return {"probabilities": run(prepared)["outputs"]}
 
     @tf.function(input_signature=[float_images], autograph=False)
     def compute_features(images):
@@ -129,7 +129,7 @@ def _make_signatures(classifier):
     )
     def classify_files(files):
         images, is_good = _decode_files(files, classifier, prepare)
-        probabilities = run(images)["probabilities"]
+        probabilities = run(images)["outputs"]
         return {
             "probabilities": tf.where(
                 is_good[:, tf.newaxis], probabilities, float("nan")
@@ -149,18 +149,12 @@ def _make_signatures(classifier):
 
 def _make_network(classifier):
     """Returns a function that all signatures share, of prepared images."""
-    import keras
     import tensorflow as tf
 
-    model = classifier.model
-    outputs = {"probabilities": model.output}
-    dense = [
-        layer for layer in model.layers if isinstance(layer, keras.layers.Dense)
-    ]
-    if dense and len(dense[-1].input.shape) == 2:
-        outputs["features"] = dense[-1].input
-    network = keras.Model(model.input, outputs)
-    spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
+    from export.features import add_features
+
+    network = add_features(classifier.model)
+    spec = tf.TensorSpec(network.input_shape, tf.float32, name="images")
 
     @tf.function(input_signature=[spec], autograph=False)
     def run(images):
@@ -199,9 +193,8 @@ def _decode_files(files, classifier, prepare):
     blank = tf.data.Dataset.from_tensors(
         (num_files, tf.zeros((size, size, channels)))
     )
-    numbers, images = tf.data.experimental.get_single_element(
-        decoded.concatenate(blank).batch(num_files + 1)
-    )
+    everything = decoded.concatenate(blank).batch(num_files + 1)
+    numbers, images = everything.get_single_element()
     rows = tf.scatter_nd(
         numbers[:, tf.newaxis],
         images,

@@ -120,6 +120,15 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv):
+    # After -- an image's name may begin with a dash; argparse forgets that
+    # where flags and images are mixed.
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = _make_parser().parse_intermixed_args(argv[:end])
+    options.images += argv[end + 1 :]
+    return options
+
+
 def _parse_count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
@@ -224,7 +233,7 @@ def _open_progress():
 
 
 def _print_error(text, progress=None):
-    if progress:
+    if progress is not None:
         progress.clear()
     print(f"Error: {predictions.escape(text)}", file=sys.stderr, flush=True)
 
@@ -241,7 +250,7 @@ def main(argv: list[str]) -> int:
     Raises:
         InputError: If nothing can be classified or printed.
     """
-    options = _make_parser().parse_intermixed_args(argv)
+    options = _parse(argv)
     if not options.images:
         raise InputError("At least one image file must be given. See --help.")
     if options.model is None:
@@ -266,12 +275,12 @@ def main(argv: list[str]) -> int:
             _print_error(error, progress)
         count += len(batch)
         failed += len(errors)
-        if progress:
+        if progress is not None:
             progress.update(len(batch))
-    if progress:
+    if progress is not None:
         progress.close()
     if failed:
-        _print_error(f"{failed} of {count} images are not classified.")
+        _print_error(f"{failed} of {count} images could not be classified.")
     return 1 if failed else 0
 
 

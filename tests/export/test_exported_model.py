@@ -183,14 +183,15 @@ def test_onnx_of_another_bit_is_refused(copy):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "damage"),
     [
-        "saved_model.pb",
-        "variables/variables.index",
-        "variables/variables.data-00000-of-00001",
+        ("saved_model.pb", "cut"),
+        ("saved_model.pb", "missing"),
+        ("variables/variables.index", "cut"),
+        ("variables/variables.data-00000-of-00001", "flipped"),
+        ("variables/variables.data-00000-of-00001", "missing"),
     ],
 )
-@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
 def test_damaged_saved_model_is_refused(copy, name, damage):
     path = copy("saved_model")
     file = path / name
@@ -215,8 +216,10 @@ def test_file_that_is_not_as_the_report_says_is_refused(copy, name):
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()
     report = {"files": {written: checksum, "absent.tflite": checksum}}
     path.with_name("export_report.json").write_text(json.dumps(report))
-    class_names, _ = open_model(path)
-    assert class_names == CLASS_NAMES
+    # Loading a SavedModel takes seconds.
+    if name == "model.onnx":
+        class_names, _ = open_model(path)
+        assert class_names == CLASS_NAMES
     # It would be read all the same.
     file.write_bytes(file.read_bytes() + b"\n")
     assert f"{written} is damaged, changed or missing" in refuse(path)

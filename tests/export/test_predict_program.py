@@ -1,5 +1,6 @@
 """The program in a process of its own, with what was exported."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -149,7 +150,7 @@ def test_a_copy_of_the_folder_prints_what_keras_says(
 @pytest.fixture
 def start(export_dir):
     """Starts the program, which reads the names of files one by one."""
-    processes = []
+    stack = contextlib.ExitStack()
 
     def start(stdout):
         process = subprocess.Popen(
@@ -166,13 +167,12 @@ def start(export_dir):
             env=os.environ | {"PYTHONPATH": str(FOLDER.parent)},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        processes.append(process)
+        stack.enter_context(process)
+        stack.callback(process.kill)
         return process
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    with stack:
+        yield start
 
 
 def test_each_batch_is_printed_at_once_and_ctrl_c_is_one_line(

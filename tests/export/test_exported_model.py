@@ -176,10 +176,18 @@ def test_damaged_tflite_without_a_checksum_is_refused(copy):
         assert "cannot be run: ValueError: " in refuse(path)
 
 
-def test_onnx_of_another_bit_is_refused(copy):
+def test_damaged_onnx_is_refused(copy, capfd):
     path = copy("model.onnx")
-    path.write_bytes(flip(path.read_bytes(), 0))
-    assert "metadata cannot be read: " in refuse(path)
+    content = path.read_bytes()
+    # No protocol buffer, and one of operators whose name is no text.
+    for damaged in (
+        flip(content, 0),
+        content.replace(b"MatMul", b"\xffatMul"),
+    ):
+        assert damaged != content
+        path.write_bytes(damaged)
+        assert "metadata cannot be read: " in refuse(path)
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _read_list():
     for line in sys.stdin.buffer:
         name = line.rstrip(b"\r\n")
         if b"\0" in name:
-            yield os.fsdecode(name), "must stand on a line, without zero bytes"
+            yield "-", "must list a name on each line, without zero bytes"
         elif name.strip():
             yield os.fsdecode(name), ""
 

@@ -78,17 +78,15 @@ def test_standard_input_lists_files(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("contents", "path", "error"),
+    ("contents", "error"),
     [
-        (b"\n", "-", "lists no files"),
-        (b"a\0b\0", "a\0b\0", "must stand on a line, without zero bytes"),
+        (b"\n", "lists no files"),
+        (b"a\0b\0", "must list a name on each line, without zero bytes"),
     ],
 )
-def test_input_that_lists_no_file_is_reported(
-    monkeypatch, contents, path, error
-):
+def test_input_that_lists_no_file_is_reported(monkeypatch, contents, error):
     set_input(monkeypatch, contents)
-    assert list(find_images(["-"])) == [(path, error)]
+    assert list(find_images(["-"])) == [("-", error)]
 
 
 def test_links_in_folders_are_followed_once(folder):

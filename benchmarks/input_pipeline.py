@@ -29,9 +29,9 @@ from benchmarks import reports
 from trainers.data.augmentation import crop_and_flip
 from trainers.data.composition import compose_augmentation
 from trainers.data.datasets import Split
+from trainers.data.decoding import decode_image
 from trainers.data.input_pipeline import make_training_batches
 from trainers.data.mixing import mix_batch
-from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program

@@ -29,7 +29,7 @@ from export.trained_classifier import Classifier
 from export.trained_classifier import load_classifier
 from lambda_keras import visualize
 from trainers.data.datasets import open_dataset
-from trainers.data.preprocessing import decode_image
+from trainers.data.decoding import decode_image
 from trainers.data.preprocessing import prepare_image
 from trainers.files import replacing
 from trainers.program import UserError
@@ -43,7 +43,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the pictures go, a folder. Required."
 )
 _IMAGE = flags.DEFINE_string(
-    "image", None, "A PNG, JPEG, BMP or GIF file; without it, scanned digits."
+    "image",
+    None,
+    "A PNG, JPEG, BMP, GIF or WebP file; without it, scanned digits.",
 )
 _QUERY = flags.DEFINE_list(
     "query",
@@ -90,7 +92,8 @@ def read_image(path: pathlib.Path, classifier: Classifier) -> np.ndarray:
         ) from error
     except tf.errors.InvalidArgumentError as error:
         raise UserError(
-            f"--image must be a PNG, JPEG, BMP or GIF file. Received: {path}"
+            "--image must be a PNG, JPEG, BMP, GIF or WebP file. "
+            f"Received: {path}"
         ) from error
     return _prepare(image, classifier)
 

@@ -18,7 +18,7 @@ from trainers.program import UserError
 # More do not change the ranges of activations much.
 _NUM_REPRESENTATIVE = 100
 _NUM_HELD_OUT = 500
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_folder(
     )
     if not paths:
         raise UserError(
-            f"--{flag} must be a folder of PNG, JPEG, BMP or GIF images. "
+            f"--{flag} must be a folder of PNG, JPEG, BMP, GIF or WebP images. "
             f"Received: {folder}"
         )
     return [

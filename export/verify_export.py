@@ -85,7 +85,7 @@ def measure_format(
     outputs = [
         np.concatenate(
             [
-                classify_files(files[begin : begin + _BATCH_SIZE])
+                classify_files(files[begin : begin + _BATCH_SIZE])[0]
                 for begin in range(0, len(files), _BATCH_SIZE)
             ]
         )

@@ -24,8 +24,8 @@ from export.formats import tflite_int8
 if TYPE_CHECKING:
     from export.trained_classifier import Classifier
 
-# Examples -> probabilities `(examples, classes)`.
-Run = Callable[[Any], np.ndarray]
+# Examples -> probabilities `(examples, classes)`, and errors if they are files.
+Run = Callable[[Any], Any]
 
 
 class Format(NamedTuple):
@@ -43,11 +43,13 @@ class Format(NamedTuple):
             `Classifier.describe` said. Raises `OSError`, `KeyError` or
             `zipfile.BadZipFile` if nothing of the kind is there.
         load: function of a path that returns a function for each kind of
-            examples that it takes: `"image_bytes"`, a list of the contents of
-            image files, which every format takes; `"images"`, uint8
-            `(examples, height, width, channels)`, if it crops and resizes
-            those itself; else `"prepared"`, float32 `(examples, image_size,
-            image_size, channels)`, for images that are already.
+            examples that it takes, 0 of them too. All take `"image_bytes"`, a
+            list of the contents of image files; what is wrong with each, or
+            "", is returned beside the probabilities, which are then NaN.
+            Those that crop and resize images themselves take `"images"`,
+            uint8 `(examples, height, width, channels)`; the others
+            `"prepared"`, float32 `(examples, image_size, image_size,
+            channels)`.
         tolerance: the largest difference from Keras in a probability, if it
             computes with the same weights.
         count_operators: function of a path that counts `"all"` operators and

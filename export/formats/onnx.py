@@ -1,5 +1,6 @@
 """A classifier as one ONNX file."""
 
+import functools
 import json
 import pathlib
 from typing import TYPE_CHECKING
@@ -76,22 +77,18 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     """
     metadata = read_metadata(path)
     session = _open(path)
+    (output,) = session.get_outputs()
 
     def classify(images):
-        (probabilities,) = session.run(["probabilities"], {"images": images})
+        if not len(images):
+            return np.zeros((0, output.shape[1]), "float32")
+        (probabilities,) = session.run([output.name], {"images": images})
         return probabilities
-
-    def prepare_file(contents):
-        return preprocessing.prepare_image(
-            preprocessing.decode_image(contents, metadata["channels"]),
-            metadata["image_size"],
-            metadata["crop_fraction"],
-        )
 
     return {
         "prepared": classify,
-        "image_bytes": lambda files: classify(
-            np.stack([prepare_file(contents) for contents in files])
+        "image_bytes": functools.partial(
+            preprocessing.classify_files, classify, metadata
         ),
     }
 

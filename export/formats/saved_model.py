@@ -19,12 +19,17 @@ def write(
 ) -> None:
     """Writes a SavedModel for TensorFlow Serving and `tf.saved_model.load`.
 
-    Its signatures return `{"probabilities": (batch_size, classes)}`:
+    Its signatures take any number of images, 0 too:
 
-    * `serving_default`, also called `serve`, takes float32 `images`,
-      `(batch_size, height, width, channels)` of any size, from 0 to 255;
-    * `image_bytes` takes the contents of image files, strings
-      `(batch_size,)`: PNG, JPEG, BMP or GIF.
+    * `serving_default`, also called `serve`, float32 `images`, `(batch_size,
+      height, width, channels)` of any size, from 0 to 255 -> `probabilities`,
+      `(batch_size, classes)`;
+    * `features`, the same -> `features`, `(batch_size, channels)`, which the
+      last dense layer is applied to; only if there is one;
+    * `image_bytes`, the contents of image files, strings `(batch_size,)`: PNG,
+      JPEG, BMP, GIF or WebP -> `probabilities`, and `errors`, strings
+      `(batch_size,)`: empty, or what is wrong with a file, whose probabilities
+      are then NaN.
 
     What `Classifier.describe` returns stands in assets/metadata.json.
 
@@ -35,34 +40,12 @@ def write(
     """
     import tensorflow as tf
 
-    from trainers.data import preprocessing
-
-    def prepare(image):
-        return preprocessing.prepare_image(
-            image, classifier.image_size, classifier.crop_fraction
-        )
-
-    def decode_and_prepare(contents):
-        return prepare(
-            preprocessing.decode_image(contents, classifier.channels)
-        )
-
     del images
-    float_images = tf.TensorSpec(
-        (None, None, None, classifier.channels), tf.float32, name="images"
-    )
-    image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
     module = tf.Module()
     module.model_variables = [v.value for v in classifier.model.variables]
-    module.serve = _make_signature(classifier, prepare, float_images)
-    module.image_bytes = _make_signature(
-        classifier, decode_and_prepare, image_bytes
-    )
-    signatures = {
-        "serving_default": module.serve,
-        "serve": module.serve,
-        "image_bytes": module.image_bytes,
-    }
+    signatures = _make_signatures(classifier)
+    module.serve = signatures["serving_default"]
+    module.image_bytes = signatures["image_bytes"]
     with tempfile.TemporaryDirectory() as asset_folder:
         # A SavedModel keeps the names of its assets' files.
         asset = pathlib.Path(asset_folder) / _METADATA_FILE
@@ -95,24 +78,138 @@ def load(folder: pathlib.Path) -> "dict[str, Run]":
 
     model = tf.saved_model.load(str(folder))
 
-    def run(signature, examples):
-        return model.signatures[signature](examples)["probabilities"].numpy()
+    def classify_images(images):
+        outputs = model.signatures["serving_default"](
+            tf.constant(images, tf.float32)
+        )
+        return outputs["probabilities"].numpy()
 
-    return {
-        "images": lambda images: run(
-            "serving_default", tf.constant(images, tf.float32)
-        ),
-        "image_bytes": lambda files: run("image_bytes", tf.constant(files)),
-    }
+    def classify_files(files):
+        outputs = model.signatures["image_bytes"](
+            tf.constant(files, tf.string, (len(files),))
+        )
+        errors = [error.decode() for error in outputs["errors"].numpy()]
+        return outputs["probabilities"].numpy(), errors
+
+    return {"images": classify_images, "image_bytes": classify_files}
 
 
-def _make_signature(classifier, prepare, spec):
+def _make_signatures(classifier):
     import tensorflow as tf
 
-    @tf.function(input_signature=[spec], autograph=False)
-    def classify(examples):
-        # One by one, because files hold images of different sizes.
-        images = tf.map_fn(prepare, examples, fn_output_signature=tf.float32)
-        return {"probabilities": classifier.model(images, training=False)}
+    from trainers.data.decoding import DAMAGED
+    from trainers.data.decoding import NO_IMAGE
+    from trainers.data.decoding import TOO_LARGE
+    from trainers.data.preprocessing import prepare_image
 
-    return classify
+    float_images = tf.TensorSpec(
+        (None, None, None, classifier.channels), tf.float32, name="images"
+    )
+    run = _make_network(classifier)
+    error = f"{NO_IMAGE}, {TOO_LARGE}, or {DAMAGED}"
+
+    def prepare(image):
+        return prepare_image(
+            image, classifier.image_size, classifier.crop_fraction
+        )
+
+    @tf.function(input_signature=[float_images], autograph=False)
+    def classify(images):
+        # One by one, because there is no antialiasing of many.
+        prepared = tf.map_fn(prepare, images)
+        return {"probabilities": run(prepared)["probabilities"]}
+
+    @tf.function(input_signature=[float_images], autograph=False)
+    def compute_features(images):
+        return {"features": run(tf.map_fn(prepare, images))["features"]}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")],
+        autograph=False,
+    )
+    def classify_files(files):
+        images, is_good = _decode_files(files, classifier, prepare)
+        probabilities = run(images)["probabilities"]
+        return {
+            "probabilities": tf.where(
+                is_good[:, tf.newaxis], probabilities, float("nan")
+            ),
+            "errors": tf.where(is_good, "", error),
+        }
+
+    signatures = {
+        "serving_default": classify,
+        "serve": classify,
+        "image_bytes": classify_files,
+    }
+    if "features" in run.structured_outputs:
+        signatures["features"] = compute_features
+    return signatures
+
+
+def _make_network(classifier):
+    """Returns a function that all signatures share, of prepared images."""
+    import keras
+    import tensorflow as tf
+
+    model = classifier.model
+    outputs = {"probabilities": model.output}
+    dense = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.Dense)
+    ]
+    if dense and len(dense[-1].input.shape) == 2:
+        outputs["features"] = dense[-1].input
+    network = keras.Model(model.input, outputs)
+    spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def run(images):
+        batch_size = tf.shape(images)[0]
+        # On a CPU, convolutions of no image at all have another shape.
+        no_image = tf.cast(batch_size == 0, tf.int32)
+        padded = tf.pad(images, [[0, no_image], [0, 0], [0, 0], [0, 0]])
+        outputs = network(padded, training=False)
+        return {name: output[:batch_size] for name, output in outputs.items()}
+
+    return run.get_concrete_function()
+
+
+def _decode_files(files, classifier, prepare):
+    """Returns images, `(files, size, size, channels)`, and which are good."""
+    import tensorflow as tf
+
+    from trainers.data.decoding import decode_image
+
+    size, channels = classifier.image_size, classifier.channels
+    num_files = tf.size(files, tf.int64)
+    decoded = (
+        tf.data.Dataset.from_tensor_slices(files)
+        .enumerate()
+        .map(
+            lambda number, file: (
+                number,
+                prepare(decode_image(file, channels)),
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        # Only a data set goes on after an operation that failed.
+        .ignore_errors()
+    )
+    # All in one batch, with one image more, because there is no empty batch.
+    blank = tf.data.Dataset.from_tensors(
+        (num_files, tf.zeros((size, size, channels)))
+    )
+    numbers, images = tf.data.experimental.get_single_element(
+        decoded.concatenate(blank).batch(num_files + 1)
+    )
+    rows = tf.scatter_nd(
+        numbers[:, tf.newaxis],
+        images,
+        tf.stack([num_files + 1, size, size, channels]),
+    )
+    is_good = tf.scatter_nd(
+        numbers[:, tf.newaxis],
+        tf.ones_like(numbers, tf.bool),
+        num_files[tf.newaxis] + 1,
+    )
+    return rows[:-1], is_good[:-1]

@@ -1,6 +1,7 @@
 """A classifier as one TensorFlow Lite file."""
 
 import collections
+import functools
 import hashlib
 import json
 import pathlib
@@ -114,23 +115,22 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     (input_details,) = interpreter.get_input_details()
     (output_details,) = interpreter.get_output_details()
 
-    def classify(image):
-        interpreter.set_tensor(input_details["index"], image[None])
-        interpreter.invoke()
-        return interpreter.get_tensor(output_details["index"])[0]
-
-    def classify_file(contents):
-        image = preprocessing.prepare_image(
-            preprocessing.decode_image(contents, metadata["channels"]),
-            metadata["image_size"],
-            metadata["crop_fraction"],
+    def classify(images):
+        probabilities = np.empty(
+            (len(images), output_details["shape"][1]), "float32"
         )
-        return classify(image)
+        for number, image in enumerate(images):
+            interpreter.set_tensor(input_details["index"], image[np.newaxis])
+            interpreter.invoke()
+            probabilities[number] = interpreter.get_tensor(
+                output_details["index"]
+            )
+        return probabilities
 
     return {
-        "prepared": lambda images: np.stack([classify(i) for i in images]),
-        "image_bytes": lambda files: np.stack(
-            [classify_file(contents) for contents in files]
+        "prepared": classify,
+        "image_bytes": functools.partial(
+            preprocessing.classify_files, classify, metadata
         ),
     }
 

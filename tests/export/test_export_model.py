@@ -26,7 +26,7 @@ from export.trained_classifier import load_classifier
 from tests.conftest import CLASS_NAMES
 from tests.support.programs import Program
 from tests.support.programs import run_in_this_process
-from trainers.data.preprocessing import decode_image
+from trainers.data.decoding import decode_image
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
 
@@ -98,11 +98,72 @@ def test_saved_model_of_files_prepares_each_size_as_in_evaluation(
     ]
     outputs = saved_model.signatures["image_bytes"](tf.stack(files))
     decoded = [decode_image(contents, channels=1) for contents in files[:3]]
-    decoded.append(np.rot90(tf.io.decode_jpeg(jpeg), -1))
+    upright = tf.io.decode_jpeg(jpeg, dct_method="INTEGER_ACCURATE")
+    decoded.append(np.rot90(upright, -1))
     np.testing.assert_allclose(
         outputs["probabilities"],
         compute_expected(keras_model, decoded),
         atol=TOLERANCE,
+    )
+
+
+def test_bad_file_costs_the_others_of_its_batch_nothing(
+    saved_model, keras_model
+):
+    classify = saved_model.signatures["image_bytes"]
+    good = tf.io.encode_png(make_image(20, 31)).numpy()
+    bad = [b"", b"no image", good[:99], b"\xff\xd8\xff" + good]
+    outputs = classify(tf.constant([good, *bad, good]))
+    probabilities = outputs["probabilities"].numpy()
+    expected = compute_expected(keras_model, [make_image(20, 31)] * 2)
+    np.testing.assert_allclose(probabilities[[0, 5]], expected, atol=TOLERANCE)
+    assert np.isnan(probabilities[1:5]).all()
+    errors = [error.decode() for error in outputs["errors"].numpy()]
+    assert errors[0] == errors[5] == ""
+    assert set(errors[1:5]) == {
+        "is no PNG, JPEG, BMP, GIF or WebP image, has more than 89478485 "
+        "pixels, or is damaged or cut off"
+    }
+    # All of them.
+    outputs = classify(tf.constant(bad))
+    assert np.isnan(outputs["probabilities"]).all()
+
+
+def test_no_images_give_no_rows(saved_model):
+    outputs = saved_model.signatures["image_bytes"](tf.zeros(0, tf.string))
+    assert outputs["probabilities"].shape == (0, 10)
+    assert outputs["errors"].shape == (0,)
+    for name in ("serving_default", "features"):
+        (output,) = saved_model.signatures[name](
+            tf.zeros((0, 9, 9, 1))
+        ).values()
+        assert output.shape[0] == 0
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model.onnx"])
+def test_other_formats_take_bad_files_and_none(export_dir, name):
+    formats = {f.file_name: f for f in FORMATS}
+    classify = formats[name].load(export_dir / name)["image_bytes"]
+    good = tf.io.encode_png(make_image(20, 31)).numpy()
+    probabilities, errors = classify([good, b"no image", good])
+    assert errors == ["", "is no PNG, JPEG, BMP, GIF or WebP image", ""]
+    np.testing.assert_allclose(probabilities.sum(axis=-1), [1, np.nan, 1], 1e-5)
+    np.testing.assert_array_equal(probabilities[0], probabilities[2])
+    probabilities, errors = classify([])
+    assert probabilities.shape == (0, 10)
+    assert errors == []
+
+
+def test_features_are_what_the_last_dense_layer_takes(saved_model, keras_model):
+    images = [make_image(16, 16, seed) for seed in range(2)]
+    outputs = saved_model.signatures["features"](
+        tf.constant(np.stack(images), tf.float32)
+    )
+    dense = keras_model.layers[-1]
+    assert isinstance(dense, keras.layers.Dense)
+    probabilities = keras.ops.softmax(dense(outputs["features"]))
+    np.testing.assert_allclose(
+        probabilities, compute_expected(keras_model, images), atol=TOLERANCE
     )
 
 

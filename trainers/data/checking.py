@@ -14,15 +14,21 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from trainers.data import decoding
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
-from trainers.data.preprocessing import TOO_LARGE
 from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
 
+_REASONS = (decoding.NO_IMAGE, decoding.TOO_LARGE, decoding.OTHER_BMP)
 # What TensorFlow says where it fails, in different places.
-_DECODING = rf"Decode(Image|Png|Jpeg|Bmp|Gif)|{re.escape(TOO_LARGE)}"
+_DECODING = "|".join(
+    [
+        "Decode(Image|Png|Jpeg|Bmp|Gif)|ExtractJpegShape",
+        *map(re.escape, (*_REASONS, decoding.DAMAGED)),
+    ]
+)
 # Checking fewer images takes no time worth a progress bar.
 _MANY_IMAGES = 1_000
 
@@ -158,6 +164,9 @@ def compare_bad_images(path: os.PathLike, lines: Sequence[str]) -> None:
 def _explain(error):
     if isinstance(error, tf.errors.PermissionDeniedError):
         return "may not be read"
-    if TOO_LARGE in error.message:
-        return f"has {TOO_LARGE}"
-    return "is damaged or no image"
+    if isinstance(error, tf.errors.NotFoundError):
+        return "is not there"
+    for reason in _REASONS:
+        if reason in error.message:
+            return reason
+    return decoding.DAMAGED

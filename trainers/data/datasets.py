@@ -17,12 +17,12 @@ import tensorflow_datasets as tfds
 from trainers.data import fashion_mnist
 from trainers.data import folders
 from trainers.data import records
+from trainers.data.decoding import decode_image
 from trainers.data.image_dataset import LARGEST_SHUFFLE_BUFFER
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.data.image_dataset import hold_out
 from trainers.data.image_dataset import split_arrays
-from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 

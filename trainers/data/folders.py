@@ -8,14 +8,14 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from trainers.data.decoding import decode_image
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
 from trainers.data.image_dataset import hold_out
-from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 # What TensorFlow decodes, here and in an exported model.
-_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _CONVERTIBLE_SUFFIXES = (".avif", ".heic", ".tif", ".tiff", ".webp")
 
 

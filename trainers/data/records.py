@@ -14,10 +14,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from trainers.data.decoding import decode_image
 from trainers.data.image_dataset import LARGEST_SHUFFLE_BUFFER
 from trainers.data.image_dataset import ImageDataset
 from trainers.data.image_dataset import Split
-from trainers.data.preprocessing import decode_image
 from trainers.program import UserError
 
 IMAGE_KEY = "image/encoded"

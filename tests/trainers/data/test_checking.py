@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.support.training import run_main_eagerly
 from trainers.data import checking
-from trainers.data.preprocessing import decode_image
+from trainers.data.decoding import decode_image
 from trainers.program import UserError
 
 
@@ -92,9 +92,9 @@ def test_run_leaves_out_bad_images_and_goes_on_so(tmp_path):
             **values,
         )
 
-    with pytest.raises(UserError, match=r"3\.png is damaged"):
+    with pytest.raises(UserError, match=r"3\.png is no PNG"):
         run(epochs=1)
-    lines = f"{photos}/dogs/3.png is damaged or no image\n"
+    lines = f"{photos}/dogs/3.png is no PNG, JPEG, BMP, GIF or WebP image\n"
     assert listed.read_text() == lines
     run(epochs=1, max_bad_images=2)
     assert listed.read_text() == lines

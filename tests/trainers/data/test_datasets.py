@@ -11,7 +11,7 @@ import sklearn.datasets
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainers.data import preprocessing
+from trainers.data import decoding
 from trainers.data.checking import drop_bad_images
 from trainers.data.datasets import open_dataset
 from trainers.program import UserError
@@ -165,11 +165,11 @@ def test_tfds_gives_images_with_their_classes(tmp_path):
 
 def test_tfds_does_not_decode_images_of_too_many_pixels(tmp_path, monkeypatch):
     TinyPhotos(data_dir=tmp_path).download_and_prepare()
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 11 * 7 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 11 * 7 - 1)
     dataset = open_dataset("tiny_photos", str(tmp_path))
     stored_image, _ = next(iter(dataset.train.examples))
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match=preprocessing.TOO_LARGE
+        tf.errors.InvalidArgumentError, match=decoding.TOO_LARGE
     ):
         dataset.train.load(stored_image)
 
@@ -192,24 +192,24 @@ def test_unknown_dataset_comes_with_close_names():
 
 
 def test_suffixes_that_are_not_read_are_counted(photos, capsys):
-    for name in ("1.webp", "2.WEBP", "1.tiff", "._3.png", ".DS_Store", "notes"):
+    for name in ("1.avif", "2.AVIF", "1.tiff", "._3.png", ".DS_Store", "notes"):
         (photos / "dogs" / name).write_bytes(b"what it holds does not matter")
     dataset, bad_images = drop_bad_images(open_dataset(str(photos)))
     assert not bad_images
     assert dataset.train.size + dataset.validation.size == 20
     output = capsys.readouterr().out
-    assert "1 .tiff, 2 .webp, 1 without a suffix;" in output
+    assert "2 .avif, 1 .tiff, 1 without a suffix;" in output
 
 
 def test_suffixes_that_are_not_read_come_with_how_to_convert_them(
     photos, capsys
 ):
-    (photos / "dogs" / "1.webp").touch()
+    (photos / "dogs" / "1.avif").touch()
     open_dataset(str(photos))
-    assert "`mogrify -format png *.webp`" in capsys.readouterr().out
+    assert "`mogrify -format png *.avif`" in capsys.readouterr().out
     for path in (photos / "cats").iterdir():
-        path.rename(path.with_suffix(".webp"))
-    with pytest.raises(UserError, match=r"Received: 10 \.webp.*mogrify"):
+        path.rename(path.with_suffix(".avif"))
+    with pytest.raises(UserError, match=r"Received: 10 \.avif.*mogrify"):
         open_dataset(str(photos))
 
 
@@ -242,7 +242,7 @@ def test_names_of_files_need_be_no_text(name, photos, capsys):
     pathlib.Path(os.fsdecode(path)).write_bytes(b"no image")
     _, (line,) = drop_bad_images(open_dataset(str(photos)), 1)
     assert line.isprintable()
-    assert line.endswith(".png' is damaged or no image")
+    assert line.endswith(".png' is no PNG, JPEG, BMP, GIF or WebP image")
 
 
 def test_folder_that_may_not_be_read_is_one_line(photos, monkeypatch):
@@ -291,23 +291,23 @@ def test_bad_images_are_left_out_up_to_a_number(photos):
         drop_bad_images(open_dataset(str(photos)), 1)
     assert str(error.value).endswith("Received: --max_bad_images=1")
     dataset, lines = drop_bad_images(open_dataset(str(photos)), 2)
-    assert lines == [f"{path} is damaged or no image" for path in bad]
+    assert lines == [f"{path} {decoding.NO_IMAGE}" for path in bad]
     assert dataset.train.size == 14
     # The others stay in their order.
     rest = [path for path in files if path not in bad]
     assert list_files(dataset.train) == rest
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpeg", "gif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "gif", "bmp", "webp"])
 def test_image_of_too_many_pixels_is_bad(photos, suffix, monkeypatch):
     path = photos / "dogs" / f"x.{suffix}"
     PIL.Image.new("RGB", (311, 257)).save(path)
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 311 * 257)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 311 * 257)
     _, lines = drop_bad_images(open_dataset(str(photos)), 1)
     assert not lines
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 311 * 257 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 311 * 257 - 1)
     _, lines = drop_bad_images(open_dataset(str(photos)), 1)
-    assert lines == [f"{path} has {preprocessing.TOO_LARGE}"]
+    assert lines == [f"{path} {decoding.TOO_LARGE}"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

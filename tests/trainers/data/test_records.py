@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.data import preprocessing
+from trainers.data import decoding
 from trainers.data import records
 from trainers.data.checking import drop_bad_images
 from trainers.data.datasets import open_dataset
@@ -129,7 +129,7 @@ def test_bad_records_are_left_out_and_named(folder):
         writer.write(first)
         writer.write(make_example(b"no image", 3).SerializeToString())
     dataset = open_dataset(str(folder))
-    with pytest.raises(UserError, match=f"Record 1 of {path} is damaged"):
+    with pytest.raises(UserError, match=f"Record 1 of {path} is no PNG"):
         drop_bad_images(dataset)
     dataset, lines = drop_bad_images(dataset, 1)
     assert len(lines) == 1
@@ -213,7 +213,7 @@ def test_records_without_examples_are_one_line(tmp_path):
 
 
 def test_record_of_too_many_pixels_is_bad(folder, monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 11 * 7 - 1)
-    with pytest.raises(UserError, match=preprocessing.TOO_LARGE) as error:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 11 * 7 - 1)
+    with pytest.raises(UserError, match=decoding.TOO_LARGE) as error:
         drop_bad_images(open_dataset(str(folder)))
     assert str(error.value).startswith(f"Record 0 of {folder}/train-00000")

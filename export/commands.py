@@ -1,4 +1,6 @@
-"""The installed commands of this folder whose imports take seconds."""
+"""The installed commands of this folder."""
+
+import runpy
 
 from trainers.launch import launch
 
@@ -11,3 +13,9 @@ def export() -> None:
 def convert() -> None:
     """The command `lambda-keras-convert`."""
     launch("export.convert_weights")
+
+
+def predict() -> None:
+    """The command `lambda-keras-predict`."""
+    # It cares for Ctrl-C itself, because it runs without `trainers` too.
+    runpy.run_module("export.predict", run_name="__main__", alter_sys=True)

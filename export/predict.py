@@ -1,15 +1,32 @@
-r"""Says what is in images, with an exported model.
+"""Says what is in images, with an exported model.
 
     python -m export.predict IMAGE... --model=EXPORT_DIR/saved_model --top=3
 
-or with `--model=EXPORT_DIR/model.tflite` or `model.onnx`. Prints the most
-likely classes of each image with their probabilities, after about five seconds
-of start-up.
+or with --model=EXPORT_DIR/model.tflite or model.onnx. An IMAGE is
+
+    scan.png        a file, whatever its name
+    scans/          a folder: the images in it and in the folders in it, but
+                    for those whose names begin with a dot
+    'scans/**/*.png'
+                    a pattern, where no file bears its name
+    -               standard input: the name of a file on each line
+
+Images are PNG, JPEG, BMP, GIF and WebP, of a folder or a pattern those with
+such a suffix. Prints the most likely classes of each with their probabilities;
+with --format=json an object on each line, {"path": ..., "classes": [{"name":
+..., "index": ..., "probability": ...}, ...]} or {"path": ..., "error": ...},
+and with --format=csv a row for each class. Images are read, classified and
+printed by --batch_size, so that any number takes no more memory.
+
+What is wrong with an image is a line on standard error, and the others go on.
+The exit code is 0 if all are classified, 1 if one is not, and 2 if none can
+be, since the model or a flag is wrong.
 
 The folder `export` may be copied to a machine that has nothing else of this
-project. There, this program needs TensorFlow, absl-py and, for a `.tflite`
-file, ai-edge-litert, for an `.onnx` file, onnxruntime. What TensorFlow logs is
-left out; TF_CPP_MIN_LOG_LEVEL=0 in the environment shows it.
+project. There, this program needs numpy, pillow and, for a .tflite file,
+ai-edge-litert, for an .onnx file, onnxruntime, for a SavedModel, tensorflow.
+What TensorFlow logs is left out; TF_CPP_MIN_LOG_LEVEL=0 in the environment
+shows it.
 """
 
 if __name__ == "__main__":
@@ -20,166 +37,266 @@ if __name__ == "__main__":
         os.write(2, b"\nStopped.\n")
         os._exit(130)
 
-    # Raised while modules are imported, Ctrl-C would be theirs to catch.
+    # Raised as an exception, Ctrl-C would be the frameworks' to catch.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
 
+import argparse
 import os
 import pathlib
 import sys
-import zipfile
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from absl import app
-from absl import flags
 
-from export.formats import FORMATS
-from export.formats import Format
+from export import predictions
+from export.exported_model import InputError
+from export.exported_model import open_model
 from export.formats import Run
-from export.preprocessing import decode_image
+from export.image_files import MOST_BYTES
+from export.image_files import find_images
+from export.image_files import read_image
+from export.predictions import Prediction
+from export.predictions import rank_classes
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "SavedModel folder, .tflite or .onnx file of an export. Required.",
-)
-_TOP = flags.DEFINE_integer(
-    "top", 3, "Number of classes to print for each image.", lower_bound=1
-)
-
-
-class InputError(Exception):
-    """What the user can mend; its message, one line, is all they see."""
+_WRITERS = {
+    "table": predictions.format_table,
+    "json": predictions.format_json,
+    "csv": predictions.format_csv,
+}
 
 
-def find_format(model_path: pathlib.Path) -> Format:
-    """Returns the format of an exported model, whatever its name.
+class _File(NamedTuple):
+    """A file with its contents, or with what is wrong with it."""
 
-    Raises:
-        InputError: If there is no exported model.
-    """
-    for candidate in FORMATS:
-        if candidate.recognizes(model_path):
-            return candidate
-    raise InputError(
-        "--model must be a SavedModel folder, a .tflite or an .onnx file. "
-        f"Received: {model_path}"
+    path: str
+    contents: bytes
+    error: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message.removeprefix('argument ')}. See --help.")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m export.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-
-
-def read_metadata(model_format: Format, model_path: pathlib.Path) -> dict:
-    """Reads the class names and image size that travel with a model.
-
-    Returns:
-        `class_names`, `image_size`, `channels` and `crop_fraction`.
-
-    Raises:
-        InputError: If the model carries no metadata, or a package is missing.
-    """
-    try:
-        return model_format.read_metadata(model_path)
-    except ModuleNotFoundError as error:
-        raise _describe_missing(error, model_path) from error
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            "--model must be written by export.export_model, which adds "
-            f"metadata.json. Received: {model_path}"
-        ) from error
-
-
-def load_classify(model_format: Format, model_path: pathlib.Path) -> Run:
-    """Loads a model, for lists of the contents of image files.
-
-    Raises:
-        InputError: If a package is missing.
-    """
-    try:
-        return model_format.load(model_path)["image_bytes"]
-    except ModuleNotFoundError as error:
-        raise _describe_missing(error, model_path) from error
-
-
-def _describe_missing(error, model_path):
-    return InputError(
-        f"{error.name} must be installed to run such a file. "
-        f"Received: --model={model_path}"
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="file, folder, pattern or -"
     )
-
-
-def read_image(path: str, channels: int) -> bytes:
-    """Returns the contents of an image file.
-
-    Raises:
-        InputError: If it cannot be read or decoded.
-    """
-    try:
-        contents = pathlib.Path(path).read_bytes()
-        decode_image(contents, channels)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(
-            f"{path} must be a PNG, JPEG, BMP or GIF image, but cannot be "
-            "decoded."
-        ) from error
-    return contents
-
-
-def format_classes(
-    probabilities: np.ndarray, class_names: list[str], top: int
-) -> str:
-    """Returns a line for each of the most likely classes."""
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return "\n".join(
-        f"  {probabilities[n]:7.2%}  {class_names[n]}" for n in best
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="SavedModel folder, .tflite or .onnx file of an export; required",
     )
-
-
-def main(argv: list[str]) -> None:
-    image_paths = argv[1:]
-    if not image_paths:
-        raise InputError("At least one image file must be given.")
-    if _MODEL.value is None:
-        raise InputError("--model must be given.")
-    model_path = pathlib.Path(_MODEL.value)
-    model_format = find_format(model_path)
-    metadata = read_metadata(model_format, model_path)
-    # All of them, before the model is loaded and anything is printed.
-    images = [read_image(path, metadata["channels"]) for path in image_paths]
-    classify = load_classify(model_format, model_path)
-    for path, contents in zip(image_paths, images, strict=True):
-        (probabilities,), _ = classify([contents])
-        classes = format_classes(
-            probabilities, metadata["class_names"], _TOP.value
-        )
-        print(f"{path}\n{classes}", flush=True)
+    parser.add_argument(
+        "--top",
+        type=_parse_count,
+        default=3,
+        metavar="N",
+        help="number of classes to print for each image (default: 3)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(_WRITERS),
+        default="table",
+        help="what to print (default: table)",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=_parse_count,
+        default=16,
+        metavar="N",
+        help="number of images that are classified and printed at once "
+        "(default: 16)",
+    )
+    return parser
 
 
 def _parse(argv):
-    if "--help" in argv:
-        own = flags.FLAGS.module_help(sys.modules[main.__module__])
-        print(__doc__, own.replace(f"{main.__module__}:", "flags:"), sep="\n")
-        sys.exit()
+    # After -- an image's name may begin with a dash; argparse forgets that
+    # where flags and images are mixed.
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = _make_parser().parse_intermixed_args(argv[:end])
+    options.images += argv[end + 1 :]
+    return options
+
+
+def _parse_count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1. Received: {text}"
+        )
+    return int(text)
+
+
+def classify_images(
+    arguments: Iterable[str],
+    classify: Run,
+    class_names: list[str],
+    *,
+    top: int,
+    batch_size: int,
+) -> Iterator[list[Prediction]]:
+    """Classifies image files batch by batch.
+
+    Args:
+        arguments: see `find_images`.
+        classify: function of a list of the contents of image files.
+        class_names: one name per class.
+        top: number of classes to return for each image.
+        batch_size: largest number of files to read and classify at once.
+
+    Yields:
+        Lists of predictions, in the order of the files.
+    """
+    for batch in _read_batches(arguments, batch_size):
+        contents = [file.contents for file in batch if not file.error]
+        rows = iter(zip(*classify(contents), strict=True))
+        yield [
+            Prediction(file.path, [], file.error)
+            if file.error
+            else _make_prediction(file.path, *next(rows), class_names, top)
+            for file in batch
+        ]
+
+
+def _read_batches(arguments, batch_size):
+    batch, size = [], 0
+    for path, error in find_images(arguments):
+        contents = b""
+        if not error:
+            try:
+                contents = read_image(path)
+            except ValueError as unreadable:
+                error = str(unreadable)
+        batch.append(_File(path, contents, error))
+        size += len(contents)
+        # No more than two of the largest files are in memory.
+        if len(batch) == batch_size or size >= MOST_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _make_prediction(path, probabilities, error, class_names, top):
+    if not error and not np.isfinite(probabilities).all():
+        error = "makes the model return what is no probability"
+    if error:
+        return Prediction(path, [], error)
+    return Prediction(path, rank_classes(probabilities, class_names, top), "")
+
+
+def _open_output(name):
+    """Has standard output take any text of a format."""
+    if name == "csv" and not sys.stdout.isatty():
+        # The bytes of a file's name, of whatever encoding, remain the same.
+        sys.stdout.reconfigure(
+            encoding="utf-8", errors="surrogateescape", newline="\n"
+        )
+    else:
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if name == "csv":
+        _print(predictions.CSV_HEADER)
+
+
+def _print(text):
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise InputError(f"{error} See --help.") from error
+        print(text, end="", flush=True)
+    except OSError as error:
+        # What is left would fail once more as the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(
+            f"Standard output cannot be written: {error.strerror}"
+        ) from error
+
+
+def _open_progress():
+    """Returns a bar of tqdm if people see nothing else, and else `None`."""
+    if sys.stdout.isatty() or not sys.stderr.isatty():
+        return None
+    try:
+        import tqdm
+    except ModuleNotFoundError:
+        return None
+    return tqdm.tqdm(unit=" images")
+
+
+def _print_error(text, progress=None):
+    if progress is not None:
+        progress.clear()
+    print(f"Error: {predictions.escape(text)}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Prints what is in images.
+
+    Args:
+        argv: the arguments, without the name of the program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If nothing can be classified or printed.
+    """
+    options = _parse(argv)
+    if not options.images:
+        raise InputError("At least one image file must be given. See --help.")
+    if options.model is None:
+        raise InputError("--model must be given. See --help.")
+    class_names, classify = open_model(pathlib.Path(options.model))
+    _open_output(options.format)
+    is_csv_shown = options.format == "csv" and sys.stdout.isatty()
+    write = _WRITERS[options.format]
+    progress = _open_progress()
+    count = failed = 0
+    for batch in classify_images(
+        options.images,
+        classify,
+        class_names,
+        top=options.top,
+        batch_size=options.batch_size,
+    ):
+        shown = map(predictions.escape_all, batch) if is_csv_shown else batch
+        _print("".join(map(write, shown)))
+        errors = [f"{p.path} {p.error}" for p in batch if p.error]
+        for error in errors:
+            _print_error(error, progress)
+        count += len(batch)
+        failed += len(errors)
+        if progress is not None:
+            progress.update(len(batch))
+    if progress is not None:
+        progress.close()
+    if failed:
+        _print_error(f"{failed} of {count} images could not be classified.")
+    return 1 if failed else 0
 
 
 def run() -> None:
-    # Flags may follow the images.
-    flags.FLAGS.set_gnu_getopt()
     # Before TensorFlow is imported: its errors are exceptions besides.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # It ends as with `trainers.program`, which a copy of this folder lacks.
     try:
-        app.run(main, flags_parser=_parse)
+        code = main(sys.argv[1:])
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+        _print_error(str(error))
+        code = 2
+    except BrokenPipeError:
+        # Who reads has seen enough. So a shell calls the end by SIGPIPE.
+        code = 141
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The formats in which a classifier is exported: how each is written and run.
 
-This folder, `export/preprocessing.py` and `export/predict.py` need nothing
-else of this project to run what was exported. Importing them loads no
-framework: a writer or runner imports what it needs when it is called, so that
-nobody needs the frameworks of another format.
+This folder and `export/predict.py`, with what that imports, need nothing else
+of this project to run what was exported. Importing them loads no framework: a
+writer or runner imports what it needs when it is called, so that nobody needs
+the frameworks of another format.
 """
 
 import pathlib

@@ -98,5 +98,8 @@ def _open(path):
 
     # Without a list of providers, some builds refuse.
     return onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
+        str(path),
+        providers=["CPUExecutionProvider"],
+        # It would print that it tries the same once more.
+        enable_fallback=False,
     )

@@ -1,0 +1,176 @@
+"""Opens a model of an export, whole or not, without the trainers."""
+
+import hashlib
+import io
+import json
+import math
+import pathlib
+import textwrap
+
+from export.formats import FORMATS
+from export.formats import Format
+from export.formats import Run
+
+# What `export.exporter` writes beside the models.
+_REPORT_FILE = "export_report.json"
+# Where the package's name is not that of the module.
+_PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert"}
+
+
+class InputError(Exception):
+    """What the user can mend; its message, one line, is all they see."""
+
+
+def open_model(model_path: pathlib.Path) -> tuple[list[str], Run]:
+    """Opens an exported model and runs it once.
+
+    Args:
+        model_path: SavedModel folder, .tflite or .onnx file, whatever its
+            name.
+
+    Returns:
+        The names of the classes, and a function of a list of the contents of
+        image files, `Format.load(model_path)["image_bytes"]`.
+
+    Raises:
+        InputError: If there is no such model, it is damaged, or a package is
+            missing.
+    """
+    model_format = _find_format(model_path)
+    _check_checksums(model_path)
+    metadata = _read_metadata(model_format, model_path)
+    return metadata["class_names"], _load(model_format, model_path, metadata)
+
+
+def _find_format(model_path) -> Format:
+    for candidate in FORMATS:
+        if candidate.recognizes(model_path):
+            return candidate
+    raise InputError(
+        "--model must be a SavedModel folder, a .tflite or an .onnx file. "
+        f"Received: {model_path}"
+    )
+
+
+def _check_checksums(model_path):
+    """Compares a model with the report that lies beside it.
+
+    Where some bits are others, a model still runs, to say something else.
+    """
+    path = model_path.absolute()
+    for name, checksum in _read_report(path.parent).items():
+        file = path.parent / name
+        if file != path and path not in file.parents:
+            continue
+        if not file.is_file() or checksum != _hash(file):
+            raise InputError(
+                "--model must be as export.export_model wrote it, but by the "
+                f"checksums in {_REPORT_FILE} {name} is damaged, changed or "
+                f"missing. Received: {model_path}"
+            )
+
+
+def _read_report(folder):
+    """Returns the SHA-256 of each file of an export, if it is known."""
+    try:
+        return dict(json.loads((folder / _REPORT_FILE).read_bytes())["files"])
+    # A model may be copied without its report, which may be an old one.
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _hash(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_metadata(model_format, model_path):
+    # A damaged file makes zipfile, json and the runtimes raise anything.
+    try:
+        metadata = model_format.read_metadata(model_path)
+    except ModuleNotFoundError as error:
+        raise _describe_missing(error, model_path) from error
+    except Exception as error:
+        raise InputError(
+            "--model must be written by export.export_model and be whole, but "
+            f"its metadata cannot be read: {_describe(error)}. "
+            f"Received: {model_path}"
+        ) from error
+    wrong = _find_wrong(metadata)
+    if wrong:
+        raise InputError(
+            "--model must be written by export.export_model and be whole, but "
+            f"in its metadata {wrong}. Received: {model_path}"
+        )
+    return metadata
+
+
+def _find_wrong(metadata):
+    if not isinstance(metadata, dict):
+        return "there is no object"
+    names = metadata.get("class_names")
+    size = metadata.get("image_size")
+    channels = metadata.get("channels")
+    fraction = metadata.get("crop_fraction")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) for name in names)
+    ):
+        return "class_names is no list of names"
+    # A bool is an int.
+    if type(size) is not int or size < 1:
+        return "image_size is no number of pixels"
+    if type(channels) is not int or channels not in (1, 3):
+        return "channels is neither 1 nor 3"
+    if (
+        type(fraction) not in (int, float)
+        or not math.isfinite(fraction)
+        or not 0 < fraction <= 1
+    ):
+        return "crop_fraction is no fraction"
+    return None
+
+
+def _load(model_format, model_path, metadata):
+    # A damaged file makes the runtimes raise anything, some when they run it.
+    try:
+        classify = model_format.load(model_path)["image_bytes"]
+        probabilities, _ = classify([_make_image()])
+    except ModuleNotFoundError as error:
+        raise _describe_missing(error, model_path) from error
+    except Exception as error:
+        raise InputError(
+            "--model must be written by export.export_model and be whole, but "
+            f"cannot be run: {_describe(error)}. Received: {model_path}"
+        ) from error
+    _, num_classes = probabilities.shape
+    num_names = len(metadata["class_names"])
+    if num_names != num_classes:
+        raise InputError(
+            "--model must name each of its classes. Received: "
+            f"{num_names} names for {num_classes} classes in {model_path}"
+        )
+    return classify
+
+
+def _make_image():
+    """Returns a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _describe_missing(error, model_path):
+    module, _, _ = error.name.partition(".")
+    return InputError(
+        f"{_PACKAGES.get(module, module)} must be installed to run such a "
+        f"file. Received: --model={model_path}"
+    )
+
+
+def _describe(error):
+    reason = textwrap.shorten(str(error), 200, placeholder="...")
+    return f"{type(error).__name__}: {reason}".rstrip(".: ")

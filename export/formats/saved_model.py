@@ -1,5 +1,6 @@
 """A classifier as a SavedModel that prepares its images itself."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -35,7 +36,12 @@ def write(
     """
     import tensorflow as tf
 
+    from export.folding import fold_batch_normalizations
     from trainers.data import preprocessing
+
+    # The other formats' converters do this themselves.
+    model = fold_batch_normalizations(classifier.model)
+    classifier = dataclasses.replace(classifier, model=model)
 
     def prepare(image):
         return preprocessing.prepare_image(

@@ -38,11 +38,9 @@ def fold_batch_normalizations(model: keras.Model) -> keras.Model:
 
 
 def _fold(part):
-    if not isinstance(part, keras.Model):
-        return part
-    config = part.get_config()
+    config = part.get_config() if isinstance(part, keras.Model) else {}
+    # Only the config of a functional model has them.
     if "output_layers" not in config:
-        # No functional model.
         return part
     layers = {layer.name: layer for layer in part.layers}
     folded = {
@@ -123,18 +121,13 @@ def _can_fold(normalization, layer):
 def _fold_into(layer, normalization):
     """Returns a layer that does what the two do one after the other."""
     scale, shift = find_affine(normalization, "float32")
-    kernel = layer.kernel
-    by_channel = (
-        kernel.shape[-2:] if _is_depthwise(layer) else kernel.shape[-1:]
-    )
-    weights = kernel * ops.reshape(scale, by_channel)
     bias = shift + layer.bias * scale if layer.use_bias else shift
+    kernel = layer.kernel
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        # Its kernel has its output channels on two axes.
+        scale = ops.reshape(scale, kernel.shape[-2:])
     config = {**layer.get_config(), "use_bias": True}
     folded = type(layer).from_config(config)
-    folded.build(layer.input.shape)
-    folded.set_weights([weights, bias])
+    folded.build_from_config(layer.get_build_config())
+    folded.set_weights([kernel * scale, bias])
     return folded
-
-
-def _is_depthwise(layer):
-    return isinstance(layer, keras.layers.DepthwiseConv2D)

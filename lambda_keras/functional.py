@@ -82,7 +82,8 @@ def compute_content_lambda(keys, values, normalization, visible=None):
     values = ops.transpose(values, (0, 2, 3, 1, 4))
     # A lambda is smaller than the keys, so it is what is scaled.
     lambdas = ops.matmul(ops.swapaxes(keys, 3, 4), values)  # (b, g, u, k, v)
-    lambdas = lambdas * invert_totals(totals[:, 0], normalization)[..., None]
+    totals = ops.expand_dims(totals[:, 0], -1)
+    lambdas = normalize_lambdas(lambdas, totals, normalization, visible)
     return ops.sum(lambdas, axis=2)
 
 
@@ -103,6 +104,26 @@ def apply_content_lambda(queries, content_lambda):
     outputs = ops.matmul(queries, content_lambda)
     outputs = ops.reshape(outputs, (-1, groups, positions, shared, value_dim))
     return ops.transpose(outputs, (0, 2, 1, 3, 4))
+
+
+def normalize_lambdas(lambdas, totals, normalization, visible=None):
+    """Divides lambdas by what normalizes the keys that they are made of.
+
+    Args:
+        lambdas: `(..., v)`.
+        totals: as in `invert_totals`, `(..., 1)`.
+        normalization: as in `compute_content_lambda`.
+        visible: what hides context positions, or `None` if nothing does.
+
+    Returns:
+        The shape of the lambdas.
+    """
+    if normalization == "softmax" and visible is None:
+        # No total is below 1, to which the largest key comes, so that none
+        # needs a guard. A quotient loses less in integers of 8 bits than a
+        # reciprocal does, whose rounding the product would multiply.
+        return lambdas / totals
+    return lambdas * invert_totals(totals, normalization)
 
 
 def invert_totals(totals, normalization):

@@ -1,5 +1,6 @@
 """A classifier as a SavedModel that prepares its images itself."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -39,6 +40,12 @@ def write(
         images: not needed.
     """
     import tensorflow as tf
+
+    from export.folding import fold_batch_normalizations
+
+    # The other formats' converters do this themselves.
+    model = fold_batch_normalizations(classifier.model)
+    classifier = dataclasses.replace(classifier, model=model)
 
     del images
     module = tf.Module()

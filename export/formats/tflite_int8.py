@@ -18,7 +18,7 @@ def write(
 
     Input and output are float32, as in the other files, and are converted at
     once. With activations of 16 bits the file would be written too, but the
-    comparison in the content lambdas has no such kind, and the result is
+    quotient in the content lambdas has no such kind, and the result is
     silently wrong.
 
     Args:
@@ -30,6 +30,8 @@ def write(
     """
     import tensorflow as tf
 
+    from lambda_keras.contraction import cost_model
+
     def quantize(converter):
         operators = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
         converter.target_spec.supported_ops = [operators]
@@ -37,4 +39,6 @@ def write(
             [image[np.newaxis]] for image in images
         )
 
-    tflite.convert(classifier, path, quantize)
+    # The converter dies of a loop whose operators are to be integer ones.
+    with cost_model.without_loops():
+        tflite.convert(classifier, path, quantize)

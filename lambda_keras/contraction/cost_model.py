@@ -8,6 +8,8 @@ the layers' `contraction_order` argument overrides, and which
 `python -m benchmarks.fit_cost_model` replaces.
 """
 
+import contextlib
+import contextvars
 import math
 from typing import NamedTuple
 
@@ -114,6 +116,24 @@ _TYPICAL_BATCH = 8
 # up to 1.4 times as long as the best blocks.
 _MOST_UNROLLED = 16
 _MOST_ROWS_UNROLLED = 32
+
+
+# Whether plans may have loops, in this thread.
+_allows_loops = contextvars.ContextVar("_allows_loops", default=True)
+
+
+@contextlib.contextmanager
+def without_loops():
+    """Chooses plans that are no loops, as long as the context lasts.
+
+    For converters that take none. Such plans need more memory, and what is
+    computed of constants ahead of time more of a file.
+    """
+    token = _allows_loops.set(False)
+    try:
+        yield
+    finally:
+        _allows_loops.reset(token)
 
 
 class Sizes(NamedTuple):
@@ -293,7 +313,8 @@ def list_blocks(sizes):
         return by_query
     scope = sizes.scopes[0]
     most = make_ring(scope, geometry, scope).offset_rows
-    by_offset = [Blocks("offset_rows", count) for count in _halve(most)]
+    counts = _halve(most) if _allows_loops.get() else [most]
+    by_offset = [Blocks("offset_rows", count) for count in counts]
     if sizes.batch is None and rows > _MOST_ROWS_UNROLLED:
         return by_offset
     return by_query + by_offset

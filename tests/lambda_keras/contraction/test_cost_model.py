@@ -235,6 +235,18 @@ def test_unknown_batch_unrolls_few_blocks_of_strided_grids():
     assert rows == [4, 8, 16, 32, 64]
 
 
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("batch", [1, 8, None])
+def test_without_loops_all_offset_rows_are_one_block(size, batch):
+    sizes = make_sizes(size, 512, batch=batch)
+    with cost_model.without_loops():
+        blocks = cost_model.choose_plan(sizes, "queries_first").blocks
+        assert blocks.kind == "query_rows" or blocks.rows == size
+        assert Blocks("offset_rows", size) in cost_model.list_blocks(sizes)
+        assert Blocks("offset_rows", 1) not in cost_model.list_blocks(sizes)
+    assert Blocks("offset_rows", 1) in cost_model.list_blocks(sizes)
+
+
 def test_orders_in_pairs_refuse_a_grid_of_unknown_size():
     sizes = replace_geometry(make_sizes(7, 20, 3), query_grid=(None, 7))
     with pytest.raises(ValueError, match="only on grids of known size"):

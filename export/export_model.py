@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
             representative_images=representative,
             examples=examples,
             min_agreement=_MIN_AGREEMENT.value,
-            name=f"{model_path.parent.name}/{model_path.name}",
+            title=f"{model_path.parent.name}/{model_path.name}",
         )
     except VerificationError as error:
         sys.exit(f"Error: The check failed; nothing was replaced. {error}")

@@ -50,7 +50,7 @@ def export_classifier(
     representative_images: Sequence[np.ndarray] = (),
     examples: Examples | None = None,
     min_agreement: float = 0.99,
-    name: str | None = None,
+    title: str | None = None,
 ) -> None:
     """Writes a classifier in formats, export_report.json and .html.
 
@@ -69,7 +69,7 @@ def export_classifier(
         examples: what to compare with Keras on. Noise and patterns without it.
         min_agreement: the least share of examples with the same most likely
             class as in Keras.
-        name: what the report calls the model. Its own name without it.
+        title: what the report calls the model. Its own name without it.
 
     Raises:
         UserError: If the folder holds something else or cannot be made, if
@@ -117,7 +117,7 @@ def export_classifier(
             )
         report |= {
             "left_out": left_out,
-            "model": name or classifier.model.name,
+            "model": title or classifier.model.name,
             "date": _tell_time(),
         }
         page = build_html(report, classifier.class_names, examples, expected)

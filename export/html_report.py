@@ -83,7 +83,8 @@ dd { margin: 0 0 .3rem; line-height: 1.35; }
   thead { display: none; }
   table { border: 0; background: none; }
   tr {
-    display: grid; grid-template-columns: 1fr 1fr; column-gap: 1.4rem;
+    display: grid; grid-template-columns: repeat(2, minmax(0, 1fr));
+    column-gap: 1.4rem;
     margin-bottom: .8rem; padding: .3rem .8rem; background: var(--card);
     border: 1px solid var(--line); border-radius: .6rem;
   }
@@ -94,6 +95,7 @@ dd { margin: 0 0 .3rem; line-height: 1.35; }
     border: 0; border-top: 1px solid var(--line);
   }
   td::before { content: attr(data-label); color: var(--faint); }
+  td[data-label="Float"] { grid-column: 1 / -1; }
   td details { font-size: inherit; }
   .pictures { grid-template-columns: repeat(2, 1fr); }
 }

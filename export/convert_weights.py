@@ -150,8 +150,19 @@ def convert(
             weights=state,
             classifier_activation=None,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(str(error)) from error
+    except ImportError as error:
+        raise UserError(
+            "--weights of this kind need a package that cannot be imported: "
+            f"{error}. Install it. Received: {weights}"
+        ) from error
+    except OSError as error:
+        # The hub's messages have several lines.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--weights cannot be read: {reason}. Received: {weights}"
+        ) from error
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
     model = build_pixel_model(network)
     print(describe(state, model))
     pixels = make_pixels(image_size)

@@ -13,7 +13,8 @@ MODEL_DIR/flags.json names, or with those of --representative_images.
 Everything is compared with the Keras model in a fresh process before an
 earlier export is replaced, on images that were held out of training, or on
 noise where the data set is not known. Takes about a minute on two cores for a
-small network, and ends in a table, which export_report.json has too.
+small network, and ends in a table, which export_report.json has too, and
+export_report.html with pictures.
 """
 
 if __name__ == "__main__":
@@ -29,8 +30,8 @@ from absl import flags
 from absl import logging
 
 from export.example_images import read_images
+from export.export_folder import prepare_export_dir
 from export.exporter import VerificationError
-from export.exporter import check_export_dir
 from export.exporter import export_classifier
 from export.exporter import find_unavailable
 from export.exporter import format_table
@@ -86,8 +87,10 @@ def main(argv: list[str]) -> None:
     model_path = pathlib.Path(_MODEL.value).resolve()
     export_dir = model_path.with_name("export")
     if _EXPORT_DIR.value:
-        export_dir = pathlib.Path(_EXPORT_DIR.value).resolve()
-    check_export_dir(export_dir)
+        export_dir = pathlib.Path(_EXPORT_DIR.value)
+    # Where it is a link, what it leads to is replaced.
+    export_dir = export_dir.resolve()
+    prepare_export_dir(export_dir)
     if _FORMATS.value is not None:
         # A name that is wrong is said before the model is loaded.
         find_unavailable(_FORMATS.value, has_images=True)
@@ -106,6 +109,7 @@ def main(argv: list[str]) -> None:
             representative_images=representative,
             examples=examples,
             min_agreement=_MIN_AGREEMENT.value,
+            title=f"{model_path.parent.name}/{model_path.name}",
         )
     except VerificationError as error:
         sys.exit(f"Error: The check failed; nothing was replaced. {error}")

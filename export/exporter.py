@@ -1,17 +1,18 @@
 """Writes and checks an export beside its place, then moves it there whole."""
 
-import contextlib
+import datetime
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +20,22 @@ import tensorflow as tf
 
 from export.example_images import Examples
 from export.example_images import make_examples
+from export.export_folder import HTML_FILE
+from export.export_folder import REPORT_FILE
+from export.export_folder import list_files
+from export.export_folder import prepare_export_dir
+from export.export_folder import replacing_export
 from export.formats import FORMATS
+from export.html_report import build_html
+from export.html_report import count_float
+from export.html_report import format_share
 from export.trained_classifier import Classifier
 from trainers import run_folder
 from trainers.data.preprocessing import prepare_image
 from trainers.program import UserError
 
-REPORT_FILE = "export_report.json"
-# Of versions before this one.
-_OLD_REPORT_FILE = "verification.json"
+# What a user may call activations of 16 bits.
+_INT16_NAMES = ("int16", "16x8")
 
 
 class VerificationError(Exception):
@@ -42,8 +50,9 @@ def export_classifier(
     representative_images: Sequence[np.ndarray] = (),
     examples: Examples | None = None,
     min_agreement: float = 0.99,
+    title: str | None = None,
 ) -> None:
-    """Writes a classifier in formats, and export_report.json.
+    """Writes a classifier in formats, export_report.json and .html.
 
     An export that is there already is replaced once the new one has passed
     its check, and stays as it is if anything fails.
@@ -60,13 +69,14 @@ def export_classifier(
         examples: what to compare with Keras on. Noise and patterns without it.
         min_agreement: the least share of examples with the same most likely
             class as in Keras.
+        title: what the report calls the model. Its own name without it.
 
     Raises:
-        UserError: If the folder holds something else or cannot be made, or if
-            one of `formats` cannot be.
+        UserError: If the folder holds something else or cannot be made, if
+            another process exports to it, or if one of `formats` cannot be.
         VerificationError: If the export and Keras disagree.
     """
-    check_export_dir(export_dir)
+    prepare_export_dir(export_dir)
     left_out = find_unavailable(
         [f.name for f in FORMATS] if formats is None else formats,
         has_images=bool(representative_images),
@@ -76,7 +86,7 @@ def export_classifier(
     if examples is None:
         made = make_examples(classifier.image_size, classifier.channels)
         examples = Examples("noise and smooth patterns", list(made))
-    with _replacing_folder(export_dir) as new:
+    with replacing_export(export_dir) as new:
         left_out |= _write(
             classifier,
             [
@@ -90,7 +100,8 @@ def export_classifier(
         )
         if formats is not None or len(left_out) == len(FORMATS):
             _refuse(left_out)
-        report = _verify(classifier, new, examples, min_agreement)
+        expected = compute_expected(classifier, examples.images)
+        report = _verify(new, examples, expected, min_agreement)
         failures = report.pop("failures")
         for model_format in FORMATS:
             name = model_format.name
@@ -104,7 +115,15 @@ def export_classifier(
             raise VerificationError(
                 "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
-        report["left_out"] = left_out
+        report |= {
+            "left_out": left_out,
+            "model": title or classifier.model.name,
+            "date": _tell_time(),
+        }
+        page = build_html(report, classifier.class_names, examples, expected)
+        # A name may hold half of a character.
+        (new / HTML_FILE).write_bytes(page.encode(errors="xmlcharrefreplace"))
+        report["files"] = list_files(new)
         run_folder.write_json(new / REPORT_FILE, report)
 
 
@@ -125,6 +144,14 @@ def find_unavailable(
     """
     known = {model_format.name: model_format for model_format in FORMATS}
     unknown = [name for name in names if name not in known]
+    for name in unknown:
+        if _has_int16(name):
+            raise UserError(
+                "--formats must not be of activations of 16 bits: such a file "
+                "is converted but silently wrong, because the comparison in "
+                "the content lambdas has no such kind; take tflite_int8. "
+                f"Received: {name}"
+            )
     if unknown or not names:
         raise UserError(
             f"--formats must be among {', '.join(known)}. "
@@ -151,25 +178,6 @@ def find_unavailable(
     return reasons
 
 
-def check_export_dir(export_dir: pathlib.Path) -> None:
-    """Raises a `UserError` if replacing a folder would lose something."""
-    if not export_dir.exists():
-        return
-    if not export_dir.is_dir():
-        raise UserError(
-            f"--export_dir must be a folder. Received: {export_dir}"
-        )
-    ours = {model_format.file_name for model_format in FORMATS}
-    others = {path.name for path in export_dir.iterdir()}
-    others -= {*ours, REPORT_FILE, _OLD_REPORT_FILE}
-    if others:
-        raise UserError(
-            "--export_dir must be new, empty or an earlier export, because it "
-            f"is replaced. Received: {export_dir}, which holds "
-            f"{', '.join(sorted(others))}"
-        )
-
-
 def read_report(export_dir: pathlib.Path) -> dict:
     """Returns how an export that has passed its check differs from Keras.
 
@@ -179,8 +187,9 @@ def read_report(export_dir: pathlib.Path) -> dict:
     Returns:
         `"examples"`, what it was compared on; the `"accuracy"` of Keras, if
         the classes of the examples are known; `"formats"`, what
-        `verify_export.measure_format` says of each; and in `"left_out"` why
-        others were not made.
+        `verify_export.measure_format` says of each; in `"left_out"` why others
+        were not made; `"model"`, its name; `"date"`, in ISO 8601; and
+        `"files"`, the SHA-256 of each file but the report.
     """
     return json.loads((export_dir / REPORT_FILE).read_text())
 
@@ -197,17 +206,17 @@ def format_table(export_dir: pathlib.Path) -> str:
         f"{'accuracy':>10}{'float':>9}{'1 image':>10}{'8 images':>11}"
     ]
     for row in report["formats"].values():
-        accuracy = _format_share(row["accuracy"])
+        accuracy = format_share(row["accuracy"])
         one, eight = row["latency_ms"].values()
         lines.append(
             f"{row['file']:22}{row['size'] / 1e6:6.2f} MB"
             f"{row['max_difference']:12.1e}"
             f"{row['top1_agreement']:12.2%}{accuracy:>10}"
-            f"{_count_float(row):>9}{one:7.2f} ms{eight:8.2f} ms"
+            f"{count_float(row):>9}{one:7.2f} ms{eight:8.2f} ms"
         )
     compared = f"Compared with Keras on {report['examples']}"
     if report["accuracy"] is not None:
-        accuracy = _format_share(report["accuracy"])
+        accuracy = format_share(report["accuracy"])
         compared += f", of which Keras gets {accuracy} right"
     lines += [
         "",
@@ -226,15 +235,14 @@ def compute_expected(
     return classifier.model.predict(_prepare(classifier, images), verbose=0)
 
 
-def _format_share(share):
-    return "" if share is None else f"{share:.2%}"
+def _has_int16(name):
+    letters = re.sub("[^a-z0-9]", "", name.lower())
+    return any(part in letters for part in _INT16_NAMES)
 
 
-def _count_float(row):
-    if row["operators"] is None:
-        return "all"
-    counts = {kind: sum(n.values()) for kind, n in row["operators"].items()}
-    return f"{counts['float']}/{counts['all']}"
+def _tell_time():
+    now = datetime.datetime.now(datetime.UTC)
+    return now.isoformat(timespec="seconds")
 
 
 def _prepare(classifier, images):
@@ -286,14 +294,10 @@ def _write(classifier, names, export_dir, images):
     return left_out
 
 
-def _verify(classifier, export_dir, examples, min_agreement):
+def _verify(export_dir, examples, expected, min_agreement):
     """Returns what `export.verify_export` reports."""
     with tempfile.TemporaryDirectory() as folder:
-        write_examples(
-            pathlib.Path(folder),
-            examples,
-            compute_expected(classifier, examples.images),
-        )
+        write_examples(pathlib.Path(folder), examples, expected)
         # A process that never knew the model sees only what was written.
         result = run_alone(
             "export.verify_export",
@@ -331,12 +335,38 @@ def run_alone(
     module_name: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program of this project in a process of its own, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", module_name, *arguments],
-        # Float32 on a GPU is rounded to TensorFloat-32.
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
+    # A process that dies leaves its temporary files.
+    with tempfile.TemporaryDirectory() as folder:
+        return run_to_end(
+            [sys.executable, "-m", module_name, *arguments],
+            # Float32 on a GPU is rounded to TensorFloat-32.
+            {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": folder},
+        )
+
+
+def run_to_end(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command, and captures its text.
+
+    If this process is interrupted, that one is dead before anything else
+    happens; `subprocess.run` would kill it, but not wait.
+    """
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    return subprocess.CompletedProcess(
+        command, process.returncode, output, errors
     )
 
 
@@ -347,28 +377,3 @@ def describe_end(result: subprocess.CompletedProcess[str]) -> str:
         return f"its process died of {name}"
     *_, line = ["it failed and said nothing", *result.stderr.splitlines()]
     return textwrap.shorten(line.removeprefix("Error: "), 300)
-
-
-@contextlib.contextmanager
-def _replacing_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes a new folder that replaces `folder` when the block ends.
-
-    Whatever the block raises, the old folder stays as it is.
-    """
-    # Beside the old one, hence on the same disk, so that it can be renamed.
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    try:
-        new.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--export_dir cannot be made: {error}") from error
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(new, ignore_errors=True)

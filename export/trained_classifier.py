@@ -1,12 +1,15 @@
 """Reads what training left behind as one float32 model and its labels."""
 
+import contextlib
 import dataclasses
 import pathlib
 import textwrap
 import zipfile
+from collections.abc import Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 # Keras finds the layers of a saved model among those that are imported.
 import lambda_keras  # noqa: F401
@@ -78,7 +81,8 @@ def load_classifier(path: pathlib.Path) -> Classifier:
         raise UserError(f"--model is no .keras file, or is cut off: {path}")
     model = _load_model(path)
     _check_model(model, path)
-    model = end_in_softmax(convert_to_float32(model))
+    with _explaining("a network that can be run", path):
+        model = end_in_softmax(convert_to_float32(model))
     class_names, crop_fraction = _read_metadata(
         path.with_name(run_folder.METADATA_FILE), model.output_shape[-1]
     )
@@ -112,11 +116,19 @@ def end_in_softmax(model: keras.Model) -> keras.Model:
 
     Args:
         model: images from 0 to 255 -> `(batch_size, classes)`.
+
+    Raises:
+        UserError: If it returns NaN or infinity.
     """
     images = np.random.default_rng(0).uniform(
         0, 255, (4, *model.input_shape[1:])
     )
     outputs = model.predict(images.astype("float32"), verbose=0)
+    if not np.isfinite(outputs).all():
+        raise UserError(
+            "--model must return finite numbers. Received: "
+            f"{outputs[~np.isfinite(outputs)][0]}, of noise"
+        )
     sums_to_one = np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)
     if sums_to_one and outputs.min() >= 0:
         return model
@@ -140,13 +152,22 @@ def _load_model(path):
             f"Received: {path}"
         )
     # A whole file may hold something else, or layers of another program.
+    with _explaining("a .keras file that Keras can load", path):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+@contextlib.contextmanager
+def _explaining(rule: str, path: pathlib.Path) -> Iterator[None]:
+    """Makes one line of what Keras raises of a model within the block."""
     try:
-        return keras.saving.load_model(path, compile=False)
-    except run_folder.KERAS_ERRORS as error:
-        reason = textwrap.shorten(str(error), 200, placeholder="...")
+        yield
+    except (*run_folder.KERAS_ERRORS, MemoryError, tf.errors.OpError) as error:
+        # Before the cause, Keras shows all of the model.
+        _, _, cause = str(error).rpartition("Exception encountered: ")
+        reason = textwrap.shorten(cause, 200, placeholder="...")
         raise UserError(
-            "--model must be a .keras file that Keras can load: "
-            f"{type(error).__name__}: {reason} Received: {path}"
+            f"--model must be {rule}: {type(error).__name__}: {reason} "
+            f"Received: {path}"
         ) from error
 
 

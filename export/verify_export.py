@@ -72,9 +72,11 @@ def measure_format(
         `"file"`, its name; `"size"` in bytes; `"max_difference"`, the largest
         in a probability; `"top1_agreement"`, the share of examples with the
         same most likely class as in Keras; `"accuracy"`, the share with the
-        true one, or `None`; `"operators"`, what `Format.count_operators` says;
-        and `"latency_ms"`, medians in milliseconds, of one image and of eight.
-        If it can be run in two ways, the worse of both.
+        true one, or `None`; `"disagreements"`, the number of each other
+        example and its most likely class; `"operators"`, what
+        `Format.count_operators` says; and `"latency_ms"`, medians in
+        milliseconds, of one image and of eight. If it can be run in two ways,
+        the worse of both.
     """
     metadata = model_format.read_metadata(path)
     images = [
@@ -96,12 +98,14 @@ def measure_format(
             np.concatenate([functions["images"](i[None]) for i in images])
         )
     compared = [compare(output, expected, labels) for output in outputs]
+    worst = min(compared, key=lambda row: row["top1_agreement"])
     return {
         "file": path.name,
         "size": _measure_size(path),
         "max_difference": max(row["max_difference"] for row in compared),
-        "top1_agreement": min(row["top1_agreement"] for row in compared),
+        "top1_agreement": worst["top1_agreement"],
         "accuracy": compared[0]["accuracy"],
+        "disagreements": worst["disagreements"],
         "operators": model_format.count_operators
         and model_format.count_operators(path),
         "latency_ms": _measure_latency(functions, images[0], metadata),
@@ -120,16 +124,22 @@ def compare(
 
     Returns:
         `max_difference`; `top1_agreement`, the share of examples with the same
-        most likely class; and `accuracy`, the share with the true one, or
-        `None`.
+        most likely class; `accuracy`, the share with the true one, or `None`;
+        and `disagreements`, from the number of an example with another most
+        likely class to this class.
     """
     classes = probabilities.argmax(axis=-1)
+    is_same = classes == expected.argmax(axis=-1)
     is_known = labels is not None
     return {
         # A NaN remains one.
         "max_difference": float(np.abs(probabilities - expected).max()),
-        "top1_agreement": float((classes == expected.argmax(axis=-1)).mean()),
+        "top1_agreement": float(is_same.mean()),
         "accuracy": float((classes == labels).mean()) if is_known else None,
+        "disagreements": {
+            int(number): int(classes[number])
+            for number in np.flatnonzero(~is_same)
+        },
     }
 
 

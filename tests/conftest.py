@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
 from unittest import mock
 
 import keras
@@ -109,23 +108,24 @@ def model_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def export_dir(model_dir, tmp_path_factory) -> pathlib.Path:
     """What `export.export_model` makes of `model_dir`, in all formats."""
+    from export import exporter
     from tests.support.programs import Program
     from tests.support.programs import run_in_this_process
 
-    run = subprocess.run
+    run_to_end = exporter.run_to_end
 
-    def run_checks_alone(command, **settings):
+    def run_checks_alone(command, environment):
         # To import everything once more would take most of the time.
         if "export.write_formats" in command:
             return run_in_this_process(command)
-        return run(command, **settings)
+        return run_to_end(command, environment)
 
     folder = tmp_path_factory.mktemp("representative")
     random = np.random.default_rng(2)
     for number in range(8):
         image = random.integers(0, 256, (20, 24, 1)).astype("uint8")
         keras.utils.save_img(folder / f"{number}.png", image, scale=False)
-    with mock.patch.object(subprocess, "run", run_checks_alone):
+    with mock.patch.object(exporter, "run_to_end", run_checks_alone):
         Program("export.export_model").run(
             model=str(model_dir / "best.keras"),
             representative_images=str(folder),

@@ -228,7 +228,8 @@ def read_metadata(path: os.PathLike) -> dict:
             f"class_names in {path} must be a list of strings. "
             f"Received: {_shorten(class_names)}"
         )
-    is_number = isinstance(crop_fraction, int | float)
+    # A bool is an int, too.
+    is_number = type(crop_fraction) in (int, float)
     if not is_number or not 0 < crop_fraction <= 1:
         raise UserError(
             f"crop_fraction in {path} must be above 0 and at most 1. "

@@ -9,6 +9,7 @@ Reference:
 """
 
 import pathlib
+import pickle
 from typing import NamedTuple
 
 import keras
@@ -24,6 +25,18 @@ from lambda_keras.position_embeddings import resize_position_embeddings
 
 _HUB_PREFIX = "hf://"
 _CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+# What PyTorch raises of a damaged file, and what follows from one that holds
+# something else.
+_TORCH_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 class _Naming(NamedTuple):
@@ -192,7 +205,9 @@ def read_checkpoint(weights):
         Dictionary of NumPy arrays.
 
     Raises:
-        ValueError: If the file is of another kind.
+        ImportError: If it takes a package to read that is not installed.
+        OSError: If it cannot be read.
+        ValueError: If the file is of another kind, or damaged.
     """
     if str(weights).startswith(_HUB_PREFIX):
         from huggingface_hub import hf_hub_download
@@ -206,19 +221,32 @@ def read_checkpoint(weights):
             f'begin with "{_HUB_PREFIX}". Received: {weights}'
         )
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no safetensors file, or a damaged one: {error}"
+            ) from error
     import torch
 
-    # Reads no code.
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    return {
-        # The prefix is that of a network on several devices.
-        name.removeprefix("module."): tensor.numpy()
-        for name, tensor in state.items()
-    }
+    try:
+        # Reads no code.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {
+            # The prefix is that of a network on several devices.
+            name.removeprefix("module."): tensor.detach().numpy()
+            for name, tensor in state.items()
+        }
+    # Some of its messages say how to run what code is in there.
+    except _TORCH_ERRORS as error:
+        raise ValueError(
+            f"{path} is no file of tensors by name that `torch.save` wrote, or "
+            f"a damaged one: {type(error).__name__}"
+        ) from error
 
 
 def select_tensors(state, model):

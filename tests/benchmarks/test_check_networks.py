@@ -1,13 +1,13 @@
 """The check of all named networks, on a small one and on broken ones."""
 
 import pathlib
-import subprocess
 
 import keras
 import numpy as np
 import pytest
 
 import lambda_keras
+from export import exporter
 from tests.support.programs import Program
 from tests.support.programs import run_in_this_process
 from trainers.program import UserError
@@ -35,7 +35,7 @@ def small_network(monkeypatch):
 
 @pytest.mark.slow
 def test_a_network_that_does_all_of_it_gets_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    monkeypatch.setattr(exporter, "run_to_end", run_in_this_process)
     check = check_networks.check_network("small", 16, tmp_path, 5)
     # Queries, keys and values of 3 channels, with 2 heads of 4 channels; two
     # normalizations, the embeddings and the classifier.

@@ -1,6 +1,9 @@
 """The command that converts PyTorch checkpoints."""
 
 import pathlib
+import pickle
+import sys
+import types
 
 import keras
 import numpy as np
@@ -137,3 +140,94 @@ def test_bad_flags_exit_with_a_reason(program, checkpoint, flags, message):
     )
     with pytest.raises(UserError, match=message):
         program.run(**(arguments | flags))
+
+
+def convert(program, path):
+    """Returns the one line that a conversion ends in."""
+    with pytest.raises(UserError) as error:
+        program.run(
+            network="lambda_resnet26t",
+            weights=str(path),
+            output="model.keras",
+            image_size=64,
+        )
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"junk" * 50, bytes(50), b"\5" + bytes(7) + b'{"a":', b"cut"],
+    ids=["empty", "junk", "zeros", "no_json", "cut"],
+)
+def test_damaged_safetensors_are_one_line(
+    program, checkpoint, tmp_path, contents
+):
+    path = tmp_path / "model.safetensors"
+    if contents == b"cut":
+        contents = checkpoint.read_bytes()[:-4]
+    path.write_bytes(contents)
+    message = convert(program, path)
+    assert f"{path} is no safetensors file, or a damaged one" in message
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        EOFError("Ran out of input"),
+        RuntimeError("PytorchStreamReader failed\nreading zip archive"),
+        pickle.UnpicklingError("Re-run with weights_only=False\nor not"),
+        KeyError(1785425525),
+        AssertionError("storage key not found"),
+        [1, 2],
+        {"state_dict": 3},
+        {"a": "no tensor"},
+    ],
+    ids=lambda outcome: type(outcome).__name__,
+)
+def test_damaged_files_of_torch_are_one_line(
+    program, tmp_path, monkeypatch, outcome
+):
+    """As PyTorch 2.13 answers to empty and cut files, junk and other data."""
+
+    def load(path, map_location, weights_only):
+        assert weights_only
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    torch = types.SimpleNamespace(load=load)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    message = convert(program, tmp_path / "model.pth")
+    assert (
+        "model.pth is no file of tensors by name that `torch.save`" in message
+    )
+    assert "weights_only" not in message
+
+
+@pytest.mark.parametrize(
+    ("weights", "package"),
+    [
+        ("model.safetensors", "safetensors"),
+        ("model.pth", "torch"),
+        ("hf://timm/lambda_resnet26t.c1_in1k", "huggingface_hub"),
+    ],
+)
+def test_missing_package_is_named(program, monkeypatch, weights, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = convert(program, weights)
+    assert message.startswith("--weights of this kind need a package that")
+    assert package in message
+    assert message.endswith(f"Received: {weights}")
+
+
+def test_lines_of_the_hub_become_one(program, monkeypatch):
+    def download(*_):
+        raise OSError("401 Client Error.\n\nRepository Not Found")
+
+    hub = types.SimpleNamespace(hf_hub_download=download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert convert(program, "hf://timm/x") == (
+        "--weights cannot be read: 401 Client Error. Repository Not Found. "
+        "Received: hf://timm/x"
+    )

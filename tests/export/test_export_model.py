@@ -1,10 +1,16 @@
+import hashlib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import zipfile
 
 import keras
@@ -16,6 +22,7 @@ import tensorflow as tf
 
 import lambda_keras
 from export import exporter
+from export.export_folder import list_files
 from export.formats import FORMATS
 from export.formats import onnx as onnx_format
 from export.formats.tflite import count_operators
@@ -37,6 +44,12 @@ TOLERANCE = 2e-5
 EXIF = (
     b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 )
+EMPTY_REPORT = {
+    "examples": "noise",
+    "accuracy": None,
+    "formats": {},
+    "failures": {},
+}
 
 verify_export = Program("export.verify_export").module
 
@@ -260,6 +273,30 @@ def test_report_says_how_every_format_differs_from_keras(export_dir):
         assert min(row["latency_ms"].values()) > 0
 
 
+def test_report_lists_what_was_written(export_dir):
+    report = exporter.read_report(export_dir)
+    files = {
+        path.relative_to(export_dir).as_posix()
+        for path in export_dir.rglob("*")
+        if path.is_file()
+    }
+    assert report["files"].keys() == files - {"export_report.json"}
+    assert "saved_model/assets/metadata.json" in files
+    model = (export_dir / "model.onnx").read_bytes()
+    assert report["files"]["model.onnx"] == hashlib.sha256(model).hexdigest()
+
+
+def test_page_shows_what_was_measured(export_dir):
+    page = (export_dir / "export_report.html").read_text()
+    report = exporter.read_report(export_dir)
+    assert "/best.keras</bdi></h1>" in page
+    for row in report["formats"].values():
+        assert row["file"] in page
+        assert f"{row['latency_ms']['8']:.2f} ms" in page
+    # All of them, as the class of each is known.
+    assert page.count("<figure") == page.count("base64,") == 16
+
+
 def test_table_has_a_row_for_each_file(export_dir):
     table = exporter.format_table(export_dir)
     rows = [line.split() for line in table.splitlines()]
@@ -314,9 +351,22 @@ def copied_export(export_dir, tmp_path, monkeypatch):
         return {}
 
     monkeypatch.setattr(exporter, "_write", copy_all)
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "model.tflite").write_text("the earlier one")
-    return tmp_path / "export"
+    earlier = tmp_path / "export"
+    earlier.mkdir()
+    (earlier / "model.tflite").write_text("the earlier one")
+    report = json.dumps({"files": list_files(earlier)})
+    (earlier / "export_report.json").write_text(report)
+    return earlier
+
+
+def check_kept(earlier):
+    """Checks that the earlier export is as it was, and nothing beside it."""
+    assert [path.name for path in earlier.parent.iterdir()] == ["export"]
+    assert sorted(path.name for path in earlier.iterdir()) == [
+        "export_report.json",
+        "model.tflite",
+    ]
+    assert (earlier / "model.tflite").read_text() == "the earlier one"
 
 
 def test_failed_verification_keeps_the_earlier_export(
@@ -326,7 +376,7 @@ def test_failed_verification_keeps_the_earlier_export(
         return np.full((len(images), 10), 0.1, "float32")
 
     monkeypatch.setattr(exporter, "compute_expected", compute_wrong)
-    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    monkeypatch.setattr(exporter, "run_to_end", run_in_this_process)
     with pytest.raises(
         exporter.VerificationError,
         match=r"^saved_model: it must be within 0\.0001.*; tflite: it must be ",
@@ -334,10 +384,7 @@ def test_failed_verification_keeps_the_earlier_export(
         exporter.export_classifier(
             classifier, copied_export, formats=["saved_model", "tflite"]
         )
-    assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
-    assert [p.name for p in copied_export.iterdir()] == ["model.tflite"]
-    text = (copied_export / "model.tflite").read_text()
-    assert text == "the earlier one"
+    check_kept(copied_export)
 
 
 def test_rounded_weights_that_agree_too_seldom_are_left_out(
@@ -351,7 +398,7 @@ def test_rounded_weights_that_agree_too_seldom_are_left_out(
         }
 
     monkeypatch.setattr(verify_export, "find_failures", find_more)
-    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    monkeypatch.setattr(exporter, "run_to_end", run_in_this_process)
     names = ["tflite", "tflite_int8"]
     images = [np.zeros((16, 16, 1), np.uint8)]
     with pytest.raises(exporter.VerificationError, match=r"^tflite_int8: it"):
@@ -369,6 +416,7 @@ def test_rounded_weights_that_agree_too_seldom_are_left_out(
     )
     exporter.export_classifier(classifier, copied_export, min_agreement=0.0)
     assert sorted(p.name for p in copied_export.iterdir()) == [
+        "export_report.html",
         "export_report.json",
         "model.tflite",
     ]
@@ -406,6 +454,7 @@ def test_files_and_labels_are_compared_as_they_are():
     assert row["max_difference"] == pytest.approx(0.2)
     assert row["top1_agreement"] == pytest.approx(2 / 3)
     assert row["accuracy"] == pytest.approx(1 / 3)
+    assert row["disagreements"] == {1: 0}
 
 
 @pytest.fixture
@@ -477,7 +526,7 @@ def test_formats_that_cannot_be_made_here_are_explained(monkeypatch):
 def test_verified_export_replaces_the_earlier_one(
     copied_export, classifier, monkeypatch
 ):
-    monkeypatch.setattr(exporter, "_verify", lambda *_: {"failures": {}})
+    monkeypatch.setattr(exporter, "_verify", lambda *_: {**EMPTY_REPORT})
     exporter.export_classifier(classifier, copied_export)
     assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
     assert zipfile.is_zipfile(copied_export / "model.tflite")
@@ -493,13 +542,11 @@ def test_interrupted_swap_keeps_the_earlier_export(
             raise KeyboardInterrupt
         return rename(path, target)
 
-    monkeypatch.setattr(exporter, "_verify", lambda *_: {"failures": {}})
+    monkeypatch.setattr(exporter, "_verify", lambda *_: {**EMPTY_REPORT})
     monkeypatch.setattr(pathlib.Path, "rename", fail_to_move_the_new_one)
     with pytest.raises(KeyboardInterrupt):
         exporter.export_classifier(classifier, copied_export)
-    assert [p.name for p in copied_export.parent.iterdir()] == ["export"]
-    text = (copied_export / "model.tflite").read_text()
-    assert text == "the earlier one"
+    check_kept(copied_export)
 
 
 @pytest.mark.slow
@@ -533,10 +580,70 @@ def test_command_says_what_is_wrong_in_one_line(
     assert line.startswith(f"Error: {message}")
 
 
-def test_folder_with_other_files_is_not_replaced(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"holds thesis\.tex"):
-        exporter.check_export_dir(tmp_path)
+@pytest.mark.parametrize(
+    "name",
+    ["tflite_int16x8", "tflite_int16", "int16x8", "TFLite-INT16-x8", "16x8"],
+)
+def test_activations_of_16_bits_are_refused_with_the_reason(name):
+    with pytest.raises(
+        UserError, match=r"silently wrong, because .*tflite_int8"
+    ):
+        exporter.find_unavailable(["tflite", name], has_images=True)
+
+
+@pytest.fixture
+def interrupted_child(monkeypatch, tmp_path):
+    """Programs that never end; Ctrl-C comes to this one when one began.
+
+    Returns the file with its process id and its file of a temporary name.
+    """
+    began = tmp_path / "began" / "child"
+    began.parent.mkdir()
+    script = f"""
+import os, pathlib, signal, tempfile, time
+# As if it were within a library that does not listen.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+path = pathlib.Path(tempfile.mkdtemp())
+began = pathlib.Path({str(began)!r})
+began.with_suffix(".new").write_text(f"{{os.getpid()}} {{path}}")
+began.with_suffix(".new").rename(began)
+time.sleep(60)
+"""
+    run_to_end = exporter.run_to_end
+
+    def run_script(command, environment):
+        return run_to_end([sys.executable, "-c", script], environment)
+
+    def interrupt():
+        while not began.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(exporter, "run_to_end", run_script)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "began"))
+    threading.Thread(target=interrupt, daemon=True).start()
+    return began
+
+
+@pytest.mark.parametrize("step", ["write", "verify"])
+def test_ctrl_c_ends_the_child_and_keeps_the_earlier_export(
+    step, request, classifier, monkeypatch
+):
+    write = exporter._write
+    earlier = request.getfixturevalue("copied_export")
+    if step == "write":
+        monkeypatch.setattr(exporter, "_write", write)
+    began = request.getfixturevalue("interrupted_child")
+    with pytest.raises(KeyboardInterrupt):
+        exporter.export_classifier(classifier, earlier, formats=["tflite"])
+    process_id, temporary = began.read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process_id), 0)
+    assert not pathlib.Path(temporary).exists()
+    began.unlink()
+    assert not list(began.parent.iterdir())
+    began.parent.rmdir()
+    check_kept(earlier)
 
 
 def test_softmax_is_appended_to_logits():
@@ -630,6 +737,8 @@ def change_model(linear_model_path):
         ("config.json", lambda old: b"{}"),
         ("config.json", lambda old: old[:100]),
         ("config.json", lambda old: old.replace(b"Dense", b"Dance")),
+        # It loads, but TensorFlow has no such names.
+        ("config.json", lambda old: old.replace(b'"dense', b'"&ense')),
         ("config.json", lambda old: old.replace(b'"dtype"', b'"type"')),
         ("model.weights.h5", None),
         ("model.weights.h5", lambda old: b"no HDF5"),
@@ -646,12 +755,113 @@ def test_archive_of_damaged_contents_is_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_archive_of_wrong_checksums_is_one_line(linear_model_path):
-    contents = bytearray(linear_model_path.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    linear_model_path.write_bytes(contents)
-    with pytest.raises(UserError, match="damaged, by its checksums"):
+def test_flipped_bits_are_one_line_wherever_they_are(linear_model_path):
+    contents = linear_model_path.read_bytes()
+    messages = []
+    for position in range(0, len(contents), 97):
+        damaged = bytearray(contents)
+        damaged[position] ^= 1 << position % 8
+        linear_model_path.write_bytes(damaged)
+        try:
+            load_classifier(linear_model_path)
+        except UserError as error:
+            messages.append(str(error))
+    # The others are in what an archive holds beside its files.
+    assert len(messages) > 0.9 * len(contents) / 97
+    assert not [message for message in messages if "\n" in message]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("array"), tf.errors.ResourceExhaustedError(None, None, "OOM")],
+    ids=["numpy", "tensorflow"],
+)
+def test_model_that_memory_does_not_hold_is_one_line(
+    linear_model_path, monkeypatch, error
+):
+    """As of a number of units with a flipped bit."""
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(keras.saving, "load_model", load)
+    with pytest.raises(UserError, match=f"load: {type(error).__name__}: "):
         load_classifier(linear_model_path)
+
+
+def test_missing_class_is_named(change_model, linear_model_path):
+    change_model(
+        "config.json",
+        lambda old: old.replace(
+            b'"keras.layers", "class_name": "Flatten"',
+            b'"mine", "class_name": "Mine"',
+        ),
+    )
+    with pytest.raises(UserError, match="Could not locate class 'Mine'"):
+        load_classifier(linear_model_path)
+
+
+def test_model_that_returns_nan_is_refused(linear_model_path):
+    model = keras.saving.load_model(linear_model_path)
+    model.layers[-1].bias.assign([0, np.nan])
+    model.save(linear_model_path)
+    with pytest.raises(UserError, match=r"finite numbers\. Received: nan"):
+        load_classifier(linear_model_path)
+
+
+def call_system(config, command):
+    layer = config["config"]["layers"][1]
+    layer |= {
+        "module": "os",
+        "class_name": "system",
+        "registered_name": None,
+        "config": {"command": command},
+    }
+
+
+def initialize_by_process(config, command):
+    config["config"]["layers"][2]["config"]["kernel_initializer"] = {
+        "module": "subprocess",
+        "class_name": "Popen",
+        "registered_name": None,
+        "config": {"args": command, "shell": True},
+    }
+
+
+def activate_by_system(config, command):
+    config["config"]["layers"][2]["config"]["activation"] = {
+        "module": "os",
+        "class_name": "function",
+        "registered_name": "system",
+        "config": "system",
+    }
+
+
+def add_lambda(config, command):
+    code = f"(lambda x: (__import__('os').system({command!r}), x)[1])"
+    layer = keras.layers.Lambda(eval(code), output_shape=(4, 4, 1))
+    config["config"]["layers"][1] |= keras.saving.serialize_keras_object(layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [call_system, initialize_by_process, activate_by_system, add_lambda],
+)
+def test_code_in_a_model_is_not_run(
+    change, change_model, linear_model_path, tmp_path
+):
+    trace = tmp_path / "trace"
+
+    def change_config(contents):
+        config = json.loads(contents)
+        change(config, f"touch {trace}")
+        return json.dumps(config)
+
+    change_model("config.json", change_config)
+    with pytest.raises(UserError, match=r"Received: .*last\.keras$") as error:
+        load_classifier(linear_model_path)
+    assert "\n" not in str(error.value)
+    assert not trace.exists()
 
 
 def test_model_of_two_inputs_is_refused(tmp_path):
@@ -687,8 +897,25 @@ def test_classes_without_metadata_are_numbered(linear_model_path, capsys):
             "3 names for 2 classes",
         ),
         ('{"class_names": ["a", "b"], "crop_fraction": 0}', "above 0"),
+        ("null", "is damaged"),
+        ('{"class_names": ["a"], "crop_fraction": 1}', "1 names for 2"),
+        ('{"class_names": [1, 2], "crop_fraction": 1}', "list of strings"),
+        ('{"class_names": "ab", "crop_fraction": 1}', "list of strings"),
+        ('{"class_names": ["a", "b"], "crop_fraction": NaN}', ": nan"),
+        ('{"class_names": ["a", "b"], "crop_fraction": true}', ": True"),
     ],
-    ids=["not JSON", "no crop", "too many names", "empty crop"],
+    ids=[
+        "not JSON",
+        "no crop",
+        "too many names",
+        "empty crop",
+        "no object",
+        "too few names",
+        "names of another type",
+        "names in no list",
+        "crop is no number",
+        "crop of another type",
+    ],
 )
 def test_unfit_metadata_is_named(linear_model_path, metadata, message):
     linear_model_path.with_name("metadata.json").write_text(metadata)

@@ -1,12 +1,11 @@
 """From training to the classes of image files."""
 
-import subprocess
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from export import example_images
+from export import exporter
 from export.exporter import export_classifier
 from export.exporter import read_report
 from export.trained_classifier import load_classifier
@@ -20,7 +19,7 @@ PREDICT = Program("export.predict")
 
 def test_run_is_exported_and_predicts(trained, tmp_path, monkeypatch, capsys):
     """From the flags of training to the top class of an image file."""
-    monkeypatch.setattr(subprocess, "run", run_in_this_process)
+    monkeypatch.setattr(exporter, "run_to_end", run_in_this_process)
     export_dir = tmp_path / "export"
     digits, name = example_images.open_training_data(trained / "best.keras")
     export_classifier(

@@ -74,8 +74,9 @@ class Program:
             flags.FLAGS.append_flag_values(others)
 
 
-def run_in_this_process(command, **_):
-    """Stands in for `subprocess.run` of `python -m` with text captured."""
+def run_in_this_process(command, environment=None):
+    """Stands in for `exporter.run_to_end` of `python -m`."""
+    del environment
     _, _, module_name, *arguments = command
     output, errors = io.StringIO(), io.StringIO()
     with (

@@ -402,10 +402,11 @@ def fuzz(export_dir: pathlib.Path, count: int, seed: int) -> str:
             refused = sum("error" in r for r in outcome.records.values())
             lines.append(
                 f"{model_format.file_name:22}{refused:9}"
-                f"{', '.join(ends) or 'never':>13}{harmed:8}"
+                f"{len(ends):13}{harmed:8}"
                 f"{outcome.seconds:9.0f}{outcome.peak / 2**20:6.0f} MiB"
             )
-            print(lines[-1], flush=True)
+            lines += [f"  {end}" for end in sorted(set(ends))]
+            print("\n".join(lines[-1 - len(set(ends)) :]), flush=True)
             outcomes[model_format.file_name] = outcome
     lines += ["", f"{count} files, of which {len(whole)} are whole.", ""]
     lines += _format_damages(damages, outcomes)

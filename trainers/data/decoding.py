@@ -7,7 +7,8 @@ import functools
 
 import tensorflow as tf
 
-from trainers.data.gif import take_first_frame
+from trainers.data.animations import take_first_gif_frame
+from trainers.data.animations import take_first_webp_frame
 from trainers.data.orientation import orient_image
 from trainers.data.orientation import read_orientation
 
@@ -112,7 +113,7 @@ def _decode_png(image_bytes, header, channels):
 def _decode_gif(image_bytes, header, channels):
     # Programs that show it make room for all of it, the frame or not.
     num_pixels = _read(header, 6, 2) * _read(header, 8, 2)
-    frame, num_frame_pixels, is_whole = take_first_frame(image_bytes)
+    frame, num_frame_pixels, is_whole = take_first_gif_frame(image_bytes)
     frame = _check_size(frame, tf.maximum(num_pixels, num_frame_pixels))
     # The decoder fills up what is missing with anything.
     frame = _require(frame, is_whole, DAMAGED)
@@ -171,8 +172,9 @@ def _decode_webp(image_bytes, header, channels):
         tf.where(header[15] == ord("L"), lossless, lossy),
     )
     image_bytes = _check_size(image_bytes, num_pixels)
-    # It makes no three of four channels where there are several frames.
-    image = tf.io.decode_image(image_bytes, expand_animations=False)
+    frame, is_whole = take_first_webp_frame(image_bytes)
+    frame = _require(frame, is_whole, DAMAGED)
+    image = tf.io.decode_image(frame, expand_animations=False)
     return _convert_colors(image[..., :3], channels)
 
 

@@ -14,35 +14,32 @@ def add_features(model: keras.Model) -> keras.Model:
         A model with the same weights: images -> `"outputs"`, as before, and
         `"features"`, `(batch_size, channels)`, if there is such a layer.
     """
-    *_, last = [
-        None,
-        *(
-            layer
-            for layer in model.layers
-            if isinstance(layer, keras.layers.Dense | keras.Model)
-        ),
-    ]
-    outputs = {"outputs": model.output}
-    if isinstance(last, keras.layers.Dense) and len(last.input.shape) == 2:
-        outputs["features"] = last.input
-    # Only the config of a functional model has them.
-    elif isinstance(last, keras.Model) and "output_layers" in last.get_config():
-        return _add_features_within(model, last)
-    return keras.Model(model.input, outputs)
-
-
-def _add_features_within(model, part):
-    part_with_features = add_features(part)
+    last = _find_last(model)
+    is_part = isinstance(last, keras.Model)
+    if is_part:
+        # Only the config of a functional model has them.
+        is_part = "output_layers" in last.get_config()
+    part = add_features(last) if is_part else None
     found = {}
 
     def call(layer, *args, **kwargs):
-        if layer is not part:
+        if layer is not last:
             return layer(*args, **kwargs)
-        found.update(part_with_features(*args, **kwargs))
-        return found.pop("outputs")
+        if is_part:
+            found.update(part(*args, **kwargs))
+            return found.pop("outputs")
+        if isinstance(layer, keras.layers.Dense) and len(args[0].shape) == 2:
+            found["features"] = args[0]
+        return layer(*args, **kwargs)
 
     # The layers are the same ones, called once more.
     copy = keras.models.clone_model(
         model, clone_function=lambda layer: layer, call_function=call
     )
     return keras.Model(copy.input, {"outputs": copy.output, **found})
+
+
+def _find_last(model):
+    kinds = keras.layers.Dense | keras.Model
+    layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+    return layers[-1] if layers else None

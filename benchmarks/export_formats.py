@@ -22,6 +22,7 @@ import lambda_keras
 from benchmarks.arguments import check_names
 from export import exporter
 from export.example_images import Examples
+from export.export_folder import prepare_export_dir
 from export.trained_classifier import load_classifier
 from trainers import run_folder
 from trainers.program import UserError
@@ -119,7 +120,7 @@ def export_network(
         The table of `exporter.format_table`.
     """
     export_dir = output / "export"
-    exporter.check_export_dir(export_dir)
+    prepare_export_dir(export_dir)
     output.mkdir(parents=True, exist_ok=True)
     train_network(name, image_size, steps).save(output / "model.keras")
     run_folder.write_json(

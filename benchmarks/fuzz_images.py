@@ -55,6 +55,8 @@ _EXPORT_DIR = flags.DEFINE_string(
 # Of a process; the slowest format takes a tenth of it for a file.
 _SECONDS_PER_FILE, _SECONDS_TO_START = 1.0, 120.0
 _BATCH_SIZE = 16
+# Of five hundred files, one is large and one huge.
+_FIRST_LARGE = 250
 # Below the limit, and far beyond it.
 _LARGE, _HUGE = (9_400, 9_500), (12_000, 12_000)
 
@@ -90,11 +92,15 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def make_images(random: np.random.Generator) -> dict[str, bytes]:
-    """Encodes a random image in each way that is read.
+def make_image(number: int, random: np.random.Generator) -> tuple[str, bytes]:
+    """Encodes a random image in one of the ways that are read.
 
     Args:
+        number: chooses the way; each has its turn.
         random: the source of its size and its pixels.
+
+    Returns:
+        A name for the way, and the contents of the file.
     """
     height, width = random.integers(4, 80, 2)
     pixels = random.integers(0, 256, (height // 3 + 1, width // 3 + 1, 4))
@@ -128,12 +134,11 @@ def make_images(random: np.random.Generator) -> dict[str, bytes]:
         "webp_transparent": (fading, {"lossless": True}),
         "webp_animated": (colors, moving),
     }
-    images = {}
-    for name, (image, options) in ways.items():
-        file = io.BytesIO()
-        image.save(file, name.partition("_")[0], **options)
-        images[name] = file.getvalue()
-    return images
+    kind = list(ways)[number % len(ways)]
+    image, options = ways[kind]
+    file = io.BytesIO()
+    image.save(file, kind.partition("_")[0], **options)
+    return kind, file.getvalue()
 
 
 def cut_off(contents: bytes, random: np.random.Generator) -> bytes:
@@ -193,24 +198,23 @@ def make_files(count: int, seed: int) -> Iterator[File]:
         count: how many.
         seed: of all that is random.
     """
-    bombs = list(_make_large(_HUGE))
-    large = list(_make_large(_LARGE))
+    # Few files need none of them, which take a while.
+    large, bombs = (
+        list(_make_large(size)) if count > _FIRST_LARGE else []
+        for size in (_LARGE, _HUGE)
+    )
     for number in range(count):
         random = np.random.default_rng((seed, number))
-        if number % 500 in (250, 251):
-            damage, images = (
-                ("none", large) if number % 500 == 250 else ("bomb", bombs)
-            )
-            kind, contents = images[number // 500 % len(images)]
-            kind = f"{kind}_large"
-        else:
-            images = make_images(random)
-            kind = list(images)[number // 3 % len(images)]
-            contents, damage = images[kind], "none"
-            if number % 3:
-                damage = _DAMAGES[random.integers(len(_DAMAGES))]
-                contents = damage(contents, random)
-                damage = damage.__name__
+        kind, contents = make_image(number // 3, random)
+        damage = "none"
+        if number % 500 == _FIRST_LARGE:
+            kind, contents = large[number // 500 % len(large)]
+        elif number % 500 == _FIRST_LARGE + 1:
+            kind, contents = bombs[number // 500 % len(bombs)]
+            damage = "bomb"
+        elif number % 3:
+            do_damage = _DAMAGES[random.integers(len(_DAMAGES))]
+            contents, damage = do_damage(contents, random), do_damage.__name__
         yield File(f"{kind}_{damage}_{number:06}", contents, damage)
 
 
@@ -228,7 +232,7 @@ def _make_large(size):
             made.save(file, kind)
         except (OSError, ValueError):
             continue
-        yield kind, file.getvalue()
+        yield f"large_{kind}", file.getvalue()
 
 
 def classify(

@@ -62,6 +62,7 @@ def write_scans(folder: pathlib.Path) -> list[str]:
 
 def summarize(model_dir: pathlib.Path) -> str:
     """Returns what a run achieved and where its results are."""
+    from export.export_folder import HTML_FILE
     from export.exporter import format_table
 
     results = json.loads((model_dir / run_folder.RESULTS_FILE).read_text())
@@ -78,6 +79,7 @@ Pictures: {model_dir / run_folder.CURVES_FILE}
           {model_dir / run_folder.CONFUSION_MATRIX_FILE}
 Scans:    {model_dir / "scans"}
 Exported: {model_dir / "export"}
+Report:   {model_dir / "export" / HTML_FILE}
 
 {format_table(model_dir / "export")}
 """

@@ -116,13 +116,12 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     (output_details,) = interpreter.get_output_details()
 
     def classify(images):
-        probabilities = np.empty(
-            (len(images), output_details["shape"][1]), "float32"
-        )
+        shape = (len(images), *output_details["shape"][1:])
+        probabilities = np.empty(shape, "float32")
         for number, image in enumerate(images):
             interpreter.set_tensor(input_details["index"], image[np.newaxis])
             interpreter.invoke()
-            probabilities[number] = interpreter.get_tensor(
+            (probabilities[number],) = interpreter.get_tensor(
                 output_details["index"]
             )
         return probabilities

@@ -595,7 +595,7 @@ def test_activations_of_16_bits_are_refused_with_the_reason(name):
 def interrupted_child(monkeypatch, tmp_path):
     """Programs that never end; Ctrl-C comes to this one when one began.
 
-    Returns the file with its process id and its file of a temporary name.
+    Yields the file with its process id and its file of a temporary name.
     """
     began = tmp_path / "began" / "child"
     began.parent.mkdir()
@@ -621,8 +621,11 @@ time.sleep(60)
 
     monkeypatch.setattr(exporter, "run_to_end", run_script)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "began"))
+    # Shells have what they start in the background ignore it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
-    return began
+    yield began
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize("step", ["write", "verify"])

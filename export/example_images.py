@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from export.image_files import IMAGE_SUFFIXES
 from export.preprocessing import decode_image
 from export.trained_classifier import Classifier
 from trainers import settings
@@ -18,7 +19,6 @@ from trainers.program import UserError
 # More do not change the ranges of activations much.
 _NUM_REPRESENTATIVE = 100
 _NUM_HELD_OUT = 500
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def read_folder(
     paths = sorted(
         path
         for path in pathlib.Path(folder).rglob("*")
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES
     )
     if not paths:
         raise UserError(

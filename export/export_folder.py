@@ -7,7 +7,6 @@ it finds there was left by one that was killed.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -16,10 +15,11 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
+from export.exported_model import REPORT_FILE
+from export.exported_model import hash_file
 from export.formats import FORMATS
 from trainers.program import UserError
 
-REPORT_FILE = "export_report.json"
 HTML_FILE = "export_report.html"
 # What TensorFlow writes, and what `saved_model.write` adds.
 _SAVED_MODEL_FILES = (
@@ -42,7 +42,7 @@ def list_files(folder: pathlib.Path) -> dict[str, str]:
         Dictionary from paths in the folder, with `/` between their parts.
     """
     return {
-        path.relative_to(folder).as_posix(): _hash(path)
+        path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / REPORT_FILE
     }
@@ -110,7 +110,7 @@ def find_foreign(folder: pathlib.Path) -> list[str]:
             # The report lists all but itself.
             if name != REPORT_FILE or not written:
                 foreign.append(name)
-        elif not path.is_file() or written[name] != _hash(path):
+        elif not path.is_file() or written[name] != hash_file(path):
             foreign.append(f"{name} (changed)")
     return foreign
 
@@ -234,15 +234,10 @@ def _list_unlisted(folder, report):
         paths = [path for path in paths if path.is_file()]
         if sum(path.stat().st_size for path in paths) == row["size"]:
             written |= {
-                path.relative_to(folder).as_posix(): _hash(path)
+                path.relative_to(folder).as_posix(): hash_file(path)
                 for path in paths
             }
     return written
-
-
-def _hash(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from export.formats import Format
 from export.formats import Run
 
 # What `export.exporter` writes beside the models.
-_REPORT_FILE = "export_report.json"
+REPORT_FILE = "export_report.json"
 # Where the package's name is not that of the module.
 _PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert"}
 
@@ -62,10 +62,10 @@ def _check_checksums(model_path):
         file = path.parent / name
         if file != path and path not in file.parents:
             continue
-        if not file.is_file() or checksum != _hash(file):
+        if not file.is_file() or checksum != hash_file(file):
             raise InputError(
                 "--model must be as export.export_model wrote it, but by the "
-                f"checksums in {_REPORT_FILE} {name} is damaged, changed or "
+                f"checksums in {REPORT_FILE} {name} is damaged, changed or "
                 f"missing. Received: {model_path}"
             )
 
@@ -73,13 +73,14 @@ def _check_checksums(model_path):
 def _read_report(folder):
     """Returns the SHA-256 of each file of an export, if it is known."""
     try:
-        return dict(json.loads((folder / _REPORT_FILE).read_bytes())["files"])
+        return dict(json.loads((folder / REPORT_FILE).read_bytes())["files"])
     # A model may be copied without its report, which may be an old one.
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 
 
-def _hash(path):
+def hash_file(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

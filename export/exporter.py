@@ -21,10 +21,10 @@ import tensorflow as tf
 from export.example_images import Examples
 from export.example_images import make_examples
 from export.export_folder import HTML_FILE
-from export.export_folder import REPORT_FILE
 from export.export_folder import list_files
 from export.export_folder import prepare_export_dir
 from export.export_folder import replacing_export
+from export.exported_model import REPORT_FILE
 from export.formats import FORMATS
 from export.html_report import build_html
 from export.html_report import count_float

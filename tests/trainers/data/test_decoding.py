@@ -148,11 +148,12 @@ def make_header(kind, width, height):
         begin = contents.index(b"\xff\xc0") + 5
         contents[begin : begin + 4] = struct.pack(">2H", height, width)
         return bytes(contents)
+    if kind == "png":
+        return encode(PIL.Image.new("1", (width, height)), "png")
     little = struct.pack("<2H", width, height)
     sides = struct.pack("<I", width - 1 | (height - 1) << 14)
     canvas = b"".join((n - 1).to_bytes(3, "little") for n in (width, height))
     return {
-        "png": encode(PIL.Image.new("1", (width, height)), "png"),
         "gif": b"GIF89a" + little + encode(make_colors(), "gif")[10:],
         "bmp": encode(make_colors(), "bmp")[:18]
         + struct.pack("<2i", width, height)

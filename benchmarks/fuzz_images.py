@@ -274,8 +274,14 @@ def _run_predict(model, folder, names):
         stderr=subprocess.DEVNULL,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
+    has_hung = threading.Event()
+
+    def stop():
+        has_hung.set()
+        process.kill()
+
     limit = _SECONDS_TO_START + _SECONDS_PER_FILE * len(names)
-    timer = threading.Timer(limit, process.kill)
+    timer = threading.Timer(limit, stop)
     timer.start()
     paths = "".join(f"{folder / name}\n" for name in names).encode()
     writer = threading.Thread(target=_write, args=(process.stdin, paths))
@@ -290,8 +296,7 @@ def _run_predict(model, folder, names):
     writer.join()
     timer.cancel()
     process.stdout.close()
-    has_hung = process.returncode == -9 and not timer.is_alive()
-    end = "hung" if has_hung else f"exit code {process.returncode}"
+    end = "hung" if has_hung.is_set() else f"exit code {process.returncode}"
     return records, end, usage.ru_maxrss * 1024
 
 

@@ -1,11 +1,13 @@
 """Opens a model of an export, whole or not, without the trainers."""
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import pathlib
 import textwrap
+from collections.abc import Iterator
 
 from export.formats import FORMATS
 from export.formats import Format
@@ -13,6 +15,7 @@ from export.formats import Run
 
 # What `export.exporter` writes beside the models.
 REPORT_FILE = "export_report.json"
+_RULE = "--model must be written by export.export_model and be whole, but"
 # Where the package's name is not that of the module.
 _PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert"}
 
@@ -86,24 +89,36 @@ def hash_file(path: pathlib.Path) -> str:
 
 
 def _read_metadata(model_format, model_path):
-    # A damaged file makes zipfile, json and the runtimes raise anything.
-    try:
+    with _explaining("its metadata cannot be read", model_path):
         metadata = model_format.read_metadata(model_path)
-    except ModuleNotFoundError as error:
-        raise _describe_missing(error, model_path) from error
-    except Exception as error:
-        raise InputError(
-            "--model must be written by export.export_model and be whole, but "
-            f"its metadata cannot be read: {_describe(error)}. "
-            f"Received: {model_path}"
-        ) from error
     wrong = _find_wrong(metadata)
     if wrong:
         raise InputError(
-            "--model must be written by export.export_model and be whole, but "
-            f"in its metadata {wrong}. Received: {model_path}"
+            f"{_RULE} in its metadata {wrong}. Received: {model_path}"
         )
     return metadata
+
+
+@contextlib.contextmanager
+def _explaining(what: str, model_path: pathlib.Path) -> Iterator[None]:
+    """Makes one line of what is raised of a model within the block.
+
+    A damaged file makes zipfile, json and the runtimes raise anything.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module, _, _ = error.name.partition(".")
+        raise InputError(
+            f"{_PACKAGES.get(module, module)} must be installed to run such a "
+            f"file. Received: --model={model_path}"
+        ) from error
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 200, placeholder="...")
+        described = f"{type(error).__name__}: {reason}".rstrip(".: ")
+        raise InputError(
+            f"{_RULE} {what}: {described}. Received: {model_path}"
+        ) from error
 
 
 def _find_wrong(metadata):
@@ -134,17 +149,10 @@ def _find_wrong(metadata):
 
 
 def _load(model_format, model_path, metadata):
-    # A damaged file makes the runtimes raise anything, some when they run it.
-    try:
+    # Some runtimes raise only when they run it.
+    with _explaining("cannot be run", model_path):
         classify = model_format.load(model_path)["image_bytes"]
         probabilities, _ = classify([_make_image()])
-    except ModuleNotFoundError as error:
-        raise _describe_missing(error, model_path) from error
-    except Exception as error:
-        raise InputError(
-            "--model must be written by export.export_model and be whole, but "
-            f"cannot be run: {_describe(error)}. Received: {model_path}"
-        ) from error
     _, num_classes = probabilities.shape
     num_names = len(metadata["class_names"])
     if num_names != num_classes:
@@ -162,16 +170,3 @@ def _make_image():
     file = io.BytesIO()
     Image.new("L", (8, 8)).save(file, "PNG")
     return file.getvalue()
-
-
-def _describe_missing(error, model_path):
-    module, _, _ = error.name.partition(".")
-    return InputError(
-        f"{_PACKAGES.get(module, module)} must be installed to run such a "
-        f"file. Received: --model={model_path}"
-    )
-
-
-def _describe(error):
-    reason = textwrap.shorten(str(error), 200, placeholder="...")
-    return f"{type(error).__name__}: {reason}".rstrip(".: ")

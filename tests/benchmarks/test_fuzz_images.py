@@ -48,7 +48,7 @@ def test_whole_files_that_changed_are_counted(alone, mixed, harmed):
 
 @pytest.mark.slow
 def test_files_are_classified_and_the_end_of_the_process_is_told(
-    export_dir, tmp_path
+    export_dir, tmp_path, monkeypatch
 ):
     names = []
     for file in fuzz_images.make_files(12, seed=0):
@@ -65,3 +65,8 @@ def test_files_are_classified_and_the_end_of_the_process_is_told(
     outcome = fuzz_images.classify(tmp_path, tmp_path, names)
     assert outcome.records == {}
     assert outcome.ends == ["exit code 2"]
+    # There is no time at all.
+    monkeypatch.setattr(fuzz_images, "_SECONDS_PER_FILE", 0.0)
+    monkeypatch.setattr(fuzz_images, "_SECONDS_TO_START", 0.0)
+    outcome = fuzz_images.classify(export_dir / "model.tflite", tmp_path, names)
+    assert outcome.ends == ["hung"]

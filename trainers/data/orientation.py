@@ -6,6 +6,9 @@ without graphs.
 
 import tensorflow as tf
 
+from trainers.data.byte_strings import cut
+from trainers.data.byte_strings import read_bytes
+
 
 def read_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     """Reads the EXIF orientation of a JPEG.
@@ -58,7 +61,7 @@ def _find_exif(image_bytes):
     """Returns the TIFF within the EXIF of a JPEG, and whether there is any."""
 
     def read_segment(position):
-        return position, _read_bytes(image_bytes, position, 10)
+        return position, read_bytes(image_bytes, position, 10)
 
     def is_skipped(_, segment):
         return _is_application(segment) & ~_is_exif(segment)
@@ -71,7 +74,7 @@ def _find_exif(image_bytes):
         is_skipped, skip, read_segment(tf.constant(2))
     )
     size = 256 * segment[2] + segment[3]
-    tiff = _cut(image_bytes, position + 10, tf.maximum(0, size - 8))
+    tiff = cut(image_bytes, position + 10, tf.maximum(0, size - 8))
     return tiff, _is_application(segment)
 
 
@@ -95,9 +98,9 @@ def _find_orientation(tiff, is_there):
             digits * tf.where(is_little, powers, powers[::-1]), axis=-1
         )
 
-    begin = add_up(_read_bytes(tiff, 4, 4))
-    count = add_up(_read_bytes(tiff, begin, 2))
-    entries = tf.io.decode_raw(_cut(tiff, begin + 2, 12 * count), tf.uint8)
+    begin = add_up(read_bytes(tiff, 4, 4))
+    count = add_up(read_bytes(tiff, begin, 2))
+    entries = tf.io.decode_raw(cut(tiff, begin + 2, 12 * count), tf.uint8)
     # Those that are whole.
     entries = entries[: tf.size(entries) // 12 * 12]
     entries = tf.cast(tf.reshape(entries, (-1, 12)), tf.int32)
@@ -110,18 +113,3 @@ def _find_orientation(tiff, is_there):
     value = tf.concat([add_up(values), [1]], axis=0)[0]
     is_known = is_there & (value >= 1) & (value <= 8)
     return tf.where(is_known, tf.cast(value, tf.int32), 1)
-
-
-def _cut(text, begin, size):
-    """Returns a part of a string, less of it at its end."""
-    length = tf.cast(tf.strings.length(text), tf.int64)
-    begin = tf.minimum(tf.cast(begin, tf.int64), length)
-    return tf.strings.substr(text, begin, tf.cast(size, tf.int64))
-
-
-def _read_bytes(text, begin, size):
-    """Returns bytes of a string as int32, `(size,)`, zeros behind its end."""
-    part = _cut(text, begin, size)
-    return tf.cast(
-        tf.io.decode_raw(part, tf.uint8, fixed_length=size), tf.int32
-    )

@@ -5,11 +5,11 @@ import struct
 
 import numpy as np
 import PIL.Image
-import PIL.TiffImagePlugin
 import pytest
 import tensorflow as tf
 
 from export import preprocessing as export_preprocessing
+from trainers.data import animations
 from trainers.data import decoding
 
 SIZE = 48, 40
@@ -176,7 +176,7 @@ def make_header(kind, width, height):
         "webp extended",
     ],
 )
-def test_size_is_refused_by_the_header(decoders, kind, monkeypatch):
+def test_size_is_refused_by_the_header(decoders, kind):
     _, decode_in_graph, decode_alone = decoders
     contents = make_header(kind, 12_000, 12_000)
     with pytest.raises(tf.errors.InvalidArgumentError, match="has more than"):
@@ -211,3 +211,48 @@ def test_bad_files_are_refused(decoders, contents, reason):
         decode_in_graph(contents)
     with pytest.raises(ValueError, match=reason or decoding.DAMAGED):
         decode_alone(contents)
+
+
+def make_animation(kind):
+    """Returns an animation of three frames, without transparency."""
+    colors = make_colors()
+    others = [colors.rotate(90), colors.rotate(180)]
+    return encode(
+        colors, kind, save_all=True, append_images=others, lossless=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "take"),
+    [
+        ("gif", animations.take_first_gif_frame),
+        ("webp", animations.take_first_webp_frame),
+    ],
+)
+def test_first_frame_of_an_animation_is_taken_alone(kind, take):
+    contents = make_animation(kind)
+    assert PIL.Image.open(io.BytesIO(contents)).n_frames == 3
+    frame, *_, is_whole = take(tf.constant(contents))
+    assert is_whole
+    assert PIL.Image.open(io.BytesIO(frame.numpy())).n_frames == 1
+    # What is missing of those behind it does not matter, but of itself does.
+    size = len(frame.numpy())
+    *_, is_whole = take(tf.constant(contents[:-9]))
+    assert is_whole
+    *_, is_whole = take(tf.constant(contents[: size - 9]))
+    assert not is_whole
+
+
+def test_animation_says_to_be_transparent(decoders):
+    """Else TensorFlow 2.20 writes beyond what it has reserved."""
+    channels, decode_in_graph, decode_alone = decoders
+    contents = bytearray(make_animation("webp"))
+    # The flags: an animation, and no more.
+    contents[20] = 0x02
+    contents = bytes(contents)
+    frame, _ = animations.take_first_webp_frame(tf.constant(contents))
+    assert frame.numpy()[20] == 0x12
+    colors = make_colors().convert("L" if channels == 1 else "RGB")
+    expected = np.asarray(colors).reshape(*SIZE[::-1], channels)
+    np.testing.assert_array_equal(decode_in_graph(contents), expected)
+    np.testing.assert_array_equal(decode_alone(contents), expected)

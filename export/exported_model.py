@@ -8,7 +8,9 @@ import math
 import pathlib
 import textwrap
 from collections.abc import Iterator
+from typing import NamedTuple
 
+from export.command_line import InputError
 from export.formats import FORMATS
 from export.formats import Format
 from export.formats import Run
@@ -20,20 +22,26 @@ _RULE = "--model must be written by export.export_model and be whole, but"
 _PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert"}
 
 
-class InputError(Exception):
-    """What the user can mend; its message, one line, is all they see."""
+class ExportedModel(NamedTuple):
+    """An exported model that is in memory.
+
+    Attributes:
+        format: in which it is.
+        metadata: what `Classifier.describe` said of it.
+        runs: what `Format.load` returns.
+    """
+
+    format: Format
+    metadata: dict
+    runs: dict[str, Run]
 
 
-def open_model(model_path: pathlib.Path) -> tuple[list[str], Run]:
+def open_model(model_path: pathlib.Path) -> ExportedModel:
     """Opens an exported model and runs it once.
 
     Args:
         model_path: SavedModel folder, .tflite or .onnx file, whatever its
             name.
-
-    Returns:
-        The names of the classes, and a function of a list of the contents of
-        image files, `Format.load(model_path)["image_bytes"]`.
 
     Raises:
         InputError: If there is no such model, it is damaged, or a package is
@@ -42,7 +50,8 @@ def open_model(model_path: pathlib.Path) -> tuple[list[str], Run]:
     model_format = _find_format(model_path)
     _check_checksums(model_path)
     metadata = _read_metadata(model_format, model_path)
-    return metadata["class_names"], _load(model_format, model_path, metadata)
+    runs = _load(model_format, model_path, metadata)
+    return ExportedModel(model_format, metadata, runs)
 
 
 def _find_format(model_path) -> Format:
@@ -151,8 +160,8 @@ def _find_wrong(metadata):
 def _load(model_format, model_path, metadata):
     # Some runtimes raise only when they run it.
     with _explaining("cannot be run", model_path):
-        classify = model_format.load(model_path)["image_bytes"]
-        probabilities, _ = classify([_make_image()])
+        runs = model_format.load(model_path)
+        probabilities, _ = runs["image_bytes"]([_make_image()])
     _, num_classes = probabilities.shape
     num_names = len(metadata["class_names"])
     if num_names != num_classes:
@@ -160,7 +169,7 @@ def _load(model_format, model_path, metadata):
             "--model must name each of its classes. Received: "
             f"{num_names} names for {num_classes} classes in {model_path}"
         )
-    return classify
+    return runs
 
 
 def _make_image():

@@ -30,18 +30,10 @@ shows it.
 """
 
 if __name__ == "__main__":
-    import os
-    import signal
+    from export.command_line import end_at_interrupt
 
-    def _stop(*_):
-        os.write(2, b"\nStopped.\n")
-        os._exit(130)
+    end_at_interrupt()
 
-    # Raised as an exception, Ctrl-C would be the frameworks' to catch.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _stop)
-
-import argparse
 import os
 import pathlib
 import sys
@@ -52,7 +44,11 @@ from typing import NamedTuple
 import numpy as np
 
 from export import predictions
-from export.exported_model import InputError
+from export.command_line import InputError
+from export.command_line import Parser
+from export.command_line import parse_count
+from export.command_line import print_error
+from export.command_line import run_program
 from export.exported_model import open_model
 from export.formats import Run
 from export.image_files import MOST_BYTES
@@ -76,18 +72,8 @@ class _File(NamedTuple):
     error: str
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message.removeprefix('argument ')}. See --help.")
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m export.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _make_parser() -> Parser:
+    parser = Parser("export.predict", __doc__)
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE", help="file, folder, pattern or -"
     )
@@ -98,7 +84,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top",
-        type=_parse_count,
+        type=parse_count,
         default=3,
         metavar="N",
         help="number of classes to print for each image (default: 3)",
@@ -111,7 +97,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch_size",
-        type=_parse_count,
+        type=parse_count,
         default=16,
         metavar="N",
         help="number of images that are classified and printed at once "
@@ -127,14 +113,6 @@ def _parse(argv):
     options = _make_parser().parse_intermixed_args(argv[:end])
     options.images += argv[end + 1 :]
     return options
-
-
-def _parse_count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number of at least 1. Received: {text}"
-        )
-    return int(text)
 
 
 def classify_images(
@@ -235,7 +213,7 @@ def _open_progress():
 def _print_error(text, progress=None):
     if progress is not None:
         progress.clear()
-    print(f"Error: {predictions.escape(text)}", file=sys.stderr, flush=True)
+    print_error(text)
 
 
 def main(argv: list[str]) -> int:
@@ -255,7 +233,7 @@ def main(argv: list[str]) -> int:
         raise InputError("At least one image file must be given. See --help.")
     if options.model is None:
         raise InputError("--model must be given. See --help.")
-    class_names, classify = open_model(pathlib.Path(options.model))
+    model = open_model(pathlib.Path(options.model))
     _open_output(options.format)
     is_csv_shown = options.format == "csv" and sys.stdout.isatty()
     write = _WRITERS[options.format]
@@ -263,8 +241,8 @@ def main(argv: list[str]) -> int:
     count = failed = 0
     for batch in classify_images(
         options.images,
-        classify,
-        class_names,
+        model.runs["image_bytes"],
+        model.metadata["class_names"],
         top=options.top,
         batch_size=options.batch_size,
     ):
@@ -285,18 +263,7 @@ def main(argv: list[str]) -> int:
 
 
 def run() -> None:
-    # Before TensorFlow is imported: its errors are exceptions besides.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It ends as with `trainers.program`, which a copy of this folder lacks.
-    try:
-        code = main(sys.argv[1:])
-    except InputError as error:
-        _print_error(str(error))
-        code = 2
-    except BrokenPipeError:
-        # Who reads has seen enough. So a shell calls the end by SIGPIPE.
-        code = 141
-    sys.exit(code)
+    run_program(main)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from export.command_line import escape
+
 CSV_HEADER = "path,rank,class,index,probability,error\n"
 
 
@@ -83,20 +85,6 @@ def format_csv(prediction: Prediction) -> str:
     if prediction.error:
         writer.writerow((prediction.path, "", "", "", "", prediction.error))
     return lines.getvalue()
-
-
-def escape(text: str) -> str:
-    r"""Returns text that a terminal shows and does not obey.
-
-    Control characters, line breaks, what turns the direction of writing and
-    bytes of no character are written as in Python: `\x1b`, `\n`, `\u202e`.
-    """
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def escape_all(prediction: Prediction) -> Prediction:

@@ -19,46 +19,54 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF")
 # 256 MiB as colors.
 MAX_PIXELS = 2**28 // 3
 _NO_IMAGE = "is no PNG, JPEG, BMP, GIF or WebP image"
-_TOO_LARGE = f"has more than {MAX_PIXELS} pixels"
 _OTHER_BMP = "is a BMP, but not of 8, 24 or 32 bits per pixel, uncompressed"
 _DAMAGED = "is damaged or cut off"
 # Tag, type and number of values, and bytes of each: a number of 16 bits.
 _ORIENTATION = ((0x112, 2), (3, 2), (1, 4))
 
 
-def decode_image(contents: bytes, channels: int) -> np.ndarray:
+class TooManyPixels(ValueError):
+    """An image has more pixels than memory should be taken for."""
+
+
+def decode_image(
+    contents: bytes, channels: int, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Decodes a PNG, JPEG, BMP, GIF or WebP.
 
     Of animations it is the first frame; of more than 8 bits the upper 8.
     Transparency is left out. A JPEG is turned and mirrored as its EXIF
-    orientation says. An image of more than `MAX_PIXELS` is refused before
-    memory is taken for it.
+    orientation says. An image of too many pixels is refused before memory is
+    taken for it.
 
     Args:
         contents: contents of an image file.
         channels: 1 for grayscale or 3 for colors, converted if need be.
+        max_pixels: how many it may have, no more than `MAX_PIXELS`.
 
     Returns:
         uint8, `(height, width, channels)`.
 
     Raises:
+        TooManyPixels: If it has more than `max_pixels`.
         ValueError: If the contents are no such image; says what they are.
     """
     from PIL import Image
 
+    too_large = f"has more than {max_pixels} pixels"
     with warnings.catch_warnings():
         # Of sizes, which are checked here, and of damage that costs no pixel.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(contents), formats=_KINDS)
         except Image.DecompressionBombError as error:
-            raise ValueError(_TOO_LARGE) from error
+            raise TooManyPixels(too_large) from error
         # What a decoder raises of bad contents is of any kind.
         except Exception as error:
             is_image = contents.startswith(_BEGINNINGS)
             raise ValueError(_DAMAGED if is_image else _NO_IMAGE) from error
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(_TOO_LARGE)
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(too_large)
         _check_bmp(image, contents)
         try:
             image = _convert(image, "L" if channels == 1 else "RGB")

@@ -45,11 +45,10 @@ class Format(NamedTuple):
         load: function of a path that returns a function for each kind of
             examples that it takes, 0 of them too. All take `"image_bytes"`, a
             list of the contents of image files; what is wrong with each, or
-            "", is returned beside the probabilities, which are then NaN.
-            Those that crop and resize images themselves take `"images"`,
-            uint8 `(examples, height, width, channels)`; the others
+            "", is returned beside the probabilities, which are then NaN; and
             `"prepared"`, float32 `(examples, image_size, image_size,
-            channels)`.
+            channels)`. Those that crop and resize images themselves take
+            `"images"` too, uint8 `(examples, height, width, channels)`.
         tolerance: the largest difference from Keras in a probability, if it
             computes with the same weights.
         count_operators: function of a path that counts `"all"` operators and
@@ -57,6 +56,8 @@ class Format(NamedTuple):
         needs_images: bool. Whether it cannot be written without images.
         packages: what must be installed to write and run it, besides
             TensorFlow.
+        runs_batches: bool. Whether it computes several examples at once, and
+            not one after the other.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Format(NamedTuple):
     count_operators: Callable[[pathlib.Path], dict] | None = None
     needs_images: bool = False
     packages: tuple[str, ...] = ()
+    runs_batches: bool = True
 
     @property
     def is_approximate(self) -> bool:
@@ -92,6 +94,7 @@ def _make_tflite(name, file_name, write, **attributes):
         tflite.load,
         count_operators=tflite.count_operators,
         packages=("ai_edge_litert",),
+        runs_batches=False,
         **attributes,
     )
 

@@ -1,6 +1,7 @@
 """A classifier as a SavedModel that prepares its images itself."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -27,6 +28,8 @@ def write(
       `(batch_size, classes)`;
     * `features`, the same -> `features`, `(batch_size, channels)`, which the
       last dense layer is applied to; only if there is one;
+    * `prepared`, float32 `images`, `(batch_size, image_size, image_size,
+      channels)`, already cropped and resized -> `probabilities`;
     * `image_bytes`, the contents of image files, strings `(batch_size,)`: PNG,
       JPEG, BMP, GIF or WebP -> `probabilities`, and `errors`, strings
       `(batch_size,)`: empty, or what is wrong with a file, whose probabilities
@@ -79,16 +82,15 @@ def load(folder: pathlib.Path) -> "dict[str, Run]":
     """Loads a SavedModel that `write` wrote.
 
     Returns:
-        Functions of `"images"` and of `"image_bytes"`.
+        Functions of `"images"`, of `"image_bytes"` and, unless an earlier
+        version wrote it, of `"prepared"`.
     """
     import tensorflow as tf
 
     model = tf.saved_model.load(str(folder))
 
-    def classify_images(images):
-        outputs = model.signatures["serving_default"](
-            tf.constant(images, tf.float32)
-        )
+    def classify_images(signature, images):
+        outputs = signature(tf.constant(images, tf.float32))
         return outputs["probabilities"].numpy()
 
     def classify_files(files):
@@ -98,7 +100,12 @@ def load(folder: pathlib.Path) -> "dict[str, Run]":
         errors = [error.decode() for error in outputs["errors"].numpy()]
         return outputs["probabilities"].numpy(), errors
 
-    return {"images": classify_images, "image_bytes": classify_files}
+    runs = {"image_bytes": classify_files}
+    for kind, name in (("images", "serving_default"), ("prepared", "prepared")):
+        if name in model.signatures:
+            signature = model.signatures[name]
+            runs[kind] = functools.partial(classify_images, signature)
+    return runs
 
 
 def _make_signatures(classifier):
@@ -126,6 +133,15 @@ def _make_signatures(classifier):
         prepared = tf.map_fn(prepare, images)
         return {"probabilities": run(prepared)["outputs"]}
 
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(classifier.model.input_shape, tf.float32, "images")
+        ],
+        autograph=False,
+    )
+    def classify_prepared(images):
+        return {"probabilities": run(images)["outputs"]}
+
     @tf.function(input_signature=[float_images], autograph=False)
     def compute_features(images):
         return {"features": run(tf.map_fn(prepare, images))["features"]}
@@ -147,6 +163,7 @@ def _make_signatures(classifier):
     signatures = {
         "serving_default": classify,
         "serve": classify,
+        "prepared": classify_prepared,
         "image_bytes": classify_files,
     }
     if "features" in run.structured_outputs:

@@ -3,6 +3,7 @@
 import collections
 import functools
 import hashlib
+import io
 import json
 import pathlib
 import tempfile
@@ -109,8 +110,10 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     from ai_edge_litert.interpreter import Interpreter
 
     metadata = read_metadata(path)
-    _check_checksum(path)
-    interpreter = Interpreter(str(path))
+    # Of a file that is opened by name, what replaces it would be run.
+    content = path.read_bytes()
+    _check_checksum(content)
+    interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     (input_details,) = interpreter.get_input_details()
     (output_details,) = interpreter.get_output_details()
@@ -134,20 +137,18 @@ def load(path: pathlib.Path) -> "dict[str, Run]":
     }
 
 
-def _check_checksum(path):
+def _check_checksum(content):
     """Raises a `ValueError` if what stands before the metadata has changed.
 
     The interpreter says so of most damaged files, but dies of some.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         # Files of earlier versions have none.
         if _CHECKSUM_FILE not in archive.namelist():
             return
         expected = archive.read(_CHECKSUM_FILE).decode()
         size = archive.getinfo(_METADATA_FILE).header_offset
-    with path.open("rb") as file:
-        content = file.read(size)
-    if hashlib.sha256(content).hexdigest() != expected:
+    if hashlib.sha256(content[:size]).hexdigest() != expected:
         raise ValueError("the checksum of the model is another")
 
 

@@ -62,6 +62,17 @@ def test_saved_model_of_images_equals_keras(
     )
 
 
+def test_saved_model_of_prepared_images_equals_keras(saved_model, keras_model):
+    images = [make_image(29, 17, seed) for seed in range(3)]
+    prepared = [prepare_image(image, 16, CROP_FRACTION) for image in images]
+    outputs = saved_model.signatures["prepared"](tf.stack(prepared))
+    np.testing.assert_allclose(
+        outputs["probabilities"],
+        compute_expected(keras_model, images),
+        atol=TOLERANCE,
+    )
+
+
 def test_saved_model_of_files_prepares_each_size_as_in_evaluation(
     saved_model, keras_model
 ):

@@ -226,8 +226,7 @@ def test_file_that_is_not_as_the_report_says_is_refused(copy, name):
     path.with_name("export_report.json").write_text(json.dumps(report))
     # Loading a SavedModel takes seconds.
     if name == "model.onnx":
-        class_names, _ = open_model(path)
-        assert class_names == CLASS_NAMES
+        assert open_model(path).metadata["class_names"] == CLASS_NAMES
     # It would be read all the same.
     file.write_bytes(file.read_bytes() + b"\n")
     assert f"{written} is damaged, changed or missing" in refuse(path)

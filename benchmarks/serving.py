@@ -21,7 +21,6 @@ machine that does nothing else.
 """
 
 import base64
-import contextlib
 import http.client
 import io
 import itertools
@@ -33,7 +32,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +39,8 @@ import PIL.Image
 from absl import flags
 
 from benchmarks.reports import format_table
+from benchmarks.server_process import read_metric
+from benchmarks.server_process import start_server
 from export.command_line import InputError
 from export.exported_model import open_model
 from trainers.program import UserError
@@ -167,37 +167,6 @@ def _make_call(number, text, status, row=None):
     return Call(path, json.dumps(body).encode(), status, row)
 
 
-@contextlib.contextmanager
-def start_server(
-    model: pathlib.Path, *arguments: str
-) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Starts the server at a free port, and ends it after the block.
-
-    Args:
-        model: what to serve.
-        *arguments: more flags.
-
-    Yields:
-        Its address, `host:port`, and the process.
-    """
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "export.serve"),
-            *(f"--model={model}", "--port=0", *arguments),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            found = re.search("http://(.*?)/", process.stdout.readline())
-            if not found:
-                raise UserError("The server did not start.")
-            yield found[1], process
-        finally:
-            process.terminate()
-
-
 def ask(
     address: str, calls: list[Call], num_requests: int, num_clients: int
 ) -> Load:
@@ -256,15 +225,6 @@ def _ask_once(connection, call):
         (row,) = answer["predictions"]
     difference = np.abs(np.subtract(row, call.probabilities)).max()
     return "" if difference < _TOLERANCE else f"off by {difference:.1e}"
-
-
-def read_metric(address: str, name: str) -> float:
-    """Returns a number from a server's /metrics."""
-    connection = http.client.HTTPConnection(address, timeout=60)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
 
 
 def stop_under_load(

@@ -115,6 +115,7 @@ def _listen(host, port):
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
+        listener.close()
         raise InputError(
             "--host and --port must be an address of this machine and a free "
             f"port, but {getattr(error, 'strerror', None) or error}. "

@@ -56,6 +56,10 @@ def read_pixels(
         and pixels.shape[2] == channels
         and pixels.size
     )
+    if is_image:
+        # What float32 does not reach is infinite.
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype("float32")
     if not is_image or not np.isfinite(pixels).all():
         raise RequestError(
             400,
@@ -64,7 +68,7 @@ def read_pixels(
         )
     if pixels.shape[0] * pixels.shape[1] > max_pixels:
         raise RequestError(413, f"{where} has more than {max_pixels} pixels.")
-    return pixels.astype("float32")
+    return pixels
 
 
 def shorten(value: Any) -> str:

@@ -7,8 +7,8 @@ class Metrics:
     """Counters, histograms and gauges of one server.
 
     Attributes:
-        requests: number of requests, by `path` and by the `status` of the
-            answer.
+        requests: number of requests, by `protocol`, `"v1"` or `"v2"`, and by
+            the `status` of the answer.
         request_seconds: from a request's head to the end of its answer.
         images: number of images by `outcome`: `"classified"` or `"refused"`.
         batch_size: images that were computed at once.
@@ -40,6 +40,8 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        for outcome in ("classified", "refused"):
+            self.images.labels(outcome)
         self.batch_size = prometheus_client.Histogram(
             "lambda_keras_batch_size",
             "Images that the model computed at once.",

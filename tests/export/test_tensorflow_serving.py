@@ -51,8 +51,8 @@ def serve(export_dir):
             response.outputs[name].CopyFrom(tf.make_tensor_proto(output))
         return response
 
-    with session:
-        yield serve, signatures
+    yield serve, signatures
+    session.close()
 
 
 def make_request(signature_name, **inputs):

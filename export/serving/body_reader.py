@@ -59,15 +59,12 @@ class BodyReader:
         too_large = RequestError(
             413, f"The body must have at most {limits.max_body_bytes} bytes."
         )
-        declared = request.headers.get("content-length", "")
-        is_declared_large = (
-            declared.isdecimal() and int(declared) > limits.max_body_bytes
-        )
         # Who asks before sending is told before.
-        if is_declared_large and "expect" in request.headers:
-            raise too_large
-        refusal = too_large if is_declared_large else None
-        size = 0
+        if "expect" in request.headers:
+            declared = request.headers.get("content-length", "")
+            if declared.isdecimal() and int(declared) > limits.max_body_bytes:
+                raise too_large
+        refusal, size = None, 0
         async for chunk in request.stream():
             size += len(chunk)
             if size > limits.max_body_bytes:

@@ -13,7 +13,7 @@ from benchmarks.server_process import start_server
 from export.exported_model import open_model
 
 # Small, so that each is reached soon.
-LIMITS = ("--max_batch_size=4", "--max_queue=8", "--max_body_mib=1")
+LIMITS = ("--max_batch_size=4", "--max_queue=12", "--max_body_mib=1")
 LIMITS += ("--max_pixels=10000", "--body_seconds=1", "--decoders=2")
 
 
@@ -45,6 +45,8 @@ class Client:
         connection.close()
         assert response.headers["content-type"] == "application/json"
         assert b"\n" not in text
+        is_later = response.headers["retry-after"] == "1"
+        assert is_later == (response.status == 503)
         return response.status, json.loads(text)
 
     def predict(self, body):

@@ -33,8 +33,8 @@ from export.image_files import find_images
 from export.image_files import read_image
 from export.preprocessing import decode_image
 
-_WEB = pathlib.Path(__file__).parent / "web"
-_PAGE_FILES = (
+WEB = pathlib.Path(__file__).parent / "web"
+PAGE_FILES = (
     "classifier.js",
     "drawing.js",
     "icon.svg",
@@ -49,7 +49,7 @@ _PAGE_FILES = (
 )
 # Browsers without relaxed SIMD load the second pair; those of threads need
 # headers that few servers send.
-_RUNTIME_FILES = {
+RUNTIME_FILES = {
     "core.js": "core/dist/index.js",
     "wasm-utils.js": "wasm-utils/dist/index.js",
     "litert_wasm_internal.js": "core/wasm/litert_wasm_internal.js",
@@ -158,11 +158,11 @@ def _find_models(export_dir):
 
 
 def _find_runtime():
-    folder = _WEB / "node_modules" / "@litertjs"
-    paths = {name: folder / file for name, file in _RUNTIME_FILES.items()}
+    folder = WEB / "node_modules" / "@litertjs"
+    paths = {name: folder / file for name, file in RUNTIME_FILES.items()}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
-        web = os.path.relpath(_WEB)
+        web = os.path.relpath(WEB)
         raise InputError(
             "LiteRT.js must be fetched first: "
             f"npm ci --prefix {shlex.quote(web)} does it. Missing: {missing[0]}"
@@ -230,13 +230,13 @@ def _find_foreign(folder):
 
 
 def _write(folder, models, runtime, images):
-    for name in _PAGE_FILES:
-        shutil.copyfile(_WEB / name, folder / name)
+    for name in PAGE_FILES:
+        shutil.copyfile(WEB / name, folder / name)
     (folder / "litert").mkdir()
     for name, path in runtime.items():
         shutil.copyfile(path, folder / "litert" / name)
     shutil.copyfile(
-        _WEB / "litert_license.txt", folder / "litert" / "LICENSE.txt"
+        WEB / "litert_license.txt", folder / "litert" / "LICENSE.txt"
     )
     site = {"models": [], "examples": []}
     for weights, path in models.items():

@@ -1,7 +1,7 @@
 /** A pad on which one draws in white on black. */
 
-// Of the side of what a network sees: as thick as in scanned digits.
-const INK = 1 / 8;
+// Of the side of the square that a drawing fills: as in scikit-learn's digits.
+const INK = 0.16;
 // Of the side of the pad.
 const PAD_INK = 1 / 16;
 // A dot is not made larger than this.

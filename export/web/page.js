@@ -3,14 +3,14 @@
 import { loadClassifier } from "./classifier.js";
 import { DrawingPad } from "./drawing.js";
 import { decodeImage } from "./image_file.js";
-import { prepareImage } from "./prepared_image.js";
+import { prepareDrawing, prepareImage } from "./prepared_image.js";
 import { ResultView } from "./result_view.js";
 
 const HOW_TO_MAKE =
   "There are no models here. Make the site by python -m export.make_page " +
   "--export_dir=runs/digits/export --output_dir=build/page.";
-// Pixels of a drawing for each one that the network sees.
-const DRAWN_PIXELS = 8;
+// Pixels on each side of a drawing before it is prepared.
+const DRAWN_PIXELS = 256;
 // Of so few pixels each is shown as a square.
 const TINY = 64;
 
@@ -25,10 +25,7 @@ const pad = new DrawingPad(elements.pad, () => {
   hidePhoto();
   report("");
   elements.invitation.hidden = true;
-  show(({ image_size: size }) => ({
-    bitmap: pad.render(size * DRAWN_PIXELS),
-    fraction: 1,
-  }));
+  show((metadata) => prepareDrawing(pad.render(DRAWN_PIXELS), metadata));
 });
 
 // By their names, a function that reads the contents of each.
@@ -36,20 +33,19 @@ const models = new Map();
 let wantedModel = null;
 let usedModel = null;
 let classifier = null;
-// Returns what to classify with a network, or nothing.
-let makeBitmap = () => null;
+// Prepares for a network what is shown, if there is something.
+let prepare = null;
 // What is shown next waits for what is computed, and it is the last of it.
 let running = null;
 let waiting = null;
 
 /**
- * Classifies what a function makes, with this network and those chosen next.
+ * Classifies what a function prepares, with this network and those chosen next.
  *
- * @param {(metadata: object) => {bitmap: ImageBitmap, fraction: number}} make
- * @returns {Promise<{probabilities: Float32Array, image: Float32Array}>}
+ * @param {?(metadata: object) => Promise<Float32Array>} next
  */
-function show(make) {
-  makeBitmap = make;
+function show(next) {
+  prepare = next;
   return update();
 }
 
@@ -65,16 +61,14 @@ function update() {
 }
 
 async function classify(network) {
-  const made = network && makeBitmap(network.metadata);
-  if (!made) {
+  if (!network || !prepare) {
     view.clear();
     return null;
   }
-  const metadata = { ...network.metadata };
-  metadata.crop_fraction = made.fraction ?? metadata.crop_fraction;
+  const { metadata } = network;
   try {
     const start = performance.now();
-    const image = await prepareImage(made.bitmap, metadata);
+    const image = await prepare(metadata);
     const preparation = performance.now() - start;
     const result = await network.classify(image);
     view.show({ metadata, image, preparation, ...result });
@@ -96,14 +90,13 @@ async function classify(network) {
 async function openFile(file) {
   report("");
   if (file.name.endsWith(".tflite")) {
-    addModel(file.name, file.name, () => file.arrayBuffer());
-    return useModel(file.name);
+    return useModel(file.name, () => file.arrayBuffer());
   }
   try {
     const bitmap = await decodeImage(file);
     pad.clear();
     showPhoto(file, bitmap);
-    return await show(() => ({ bitmap }));
+    return await show((metadata) => prepareImage(bitmap, metadata));
   } catch (error) {
     await clear();
     report(`${file.name} ${error.message}.`);
@@ -116,7 +109,7 @@ function clear() {
   pad.clear();
   hidePhoto();
   elements.invitation.hidden = false;
-  return show(() => null);
+  return show(null);
 }
 
 function showPhoto(file, { width, height }) {
@@ -144,13 +137,12 @@ function addModel(name, label, read) {
 }
 
 /** Changes the network; the one before stays if there is something wrong. */
-async function useModel(name) {
+async function useModel(name, read = models.get(name)) {
   wantedModel = name;
-  elements.models.value = name;
   elements.accelerator.textContent = "loading …";
   let loaded, contents;
   try {
-    contents = new Uint8Array(await models.get(name)());
+    contents = new Uint8Array(await read());
     loaded = await loadClassifier(contents, {
       // Networks of integers are made for a CPU.
       tryGpu: !name.includes("int8"),
@@ -170,6 +162,8 @@ async function useModel(name) {
   const earlier = classifier;
   classifier = loaded;
   usedModel = name;
+  addModel(name, name, read);
+  elements.models.value = name;
   view.showModel(classifier, contents.length);
   const isGray = classifier.metadata.channels === 1;
   elements.pad.hidden = elements["drawing-note"].hidden = !isGray;
@@ -268,5 +262,6 @@ async function start() {
   await useModel(site.models[0].file);
 }
 
-// For scripts: `openFile` as above, once `ready` is fulfilled.
-window.lambdaKeras = { openFile, ready: start() };
+// For scripts: `openFile` as above, once `ready` is fulfilled, and `update`,
+// which classifies once more what is shown.
+window.lambdaKeras = { openFile, update, ready: start() };

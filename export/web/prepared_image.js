@@ -11,7 +11,7 @@ const STRIP_PIXELS = 2 ** 20;
  * To the same numbers as `prepare_image` of export/preprocessing.py, but for
  * gray made of a colored JPEG, which Python takes from the file as it is.
  *
- * @param {ImageBitmap} bitmap made with `premultiplyAlpha: "none"`.
+ * @param {ImageBitmap | OffscreenCanvas} bitmap made with `premultiplyAlpha: "none"`.
  * @param {{image_size: number, channels: number, crop_fraction: number}}
  *     metadata of the network.
  * @returns {Promise<Float32Array>} `image_size * image_size * channels` values
@@ -42,6 +42,27 @@ export async function prepareImage(bitmap, metadata) {
     { length: size * size * channels },
     (_, index) => planes[index % channels][Math.floor(index / channels)],
   );
+}
+
+/**
+ * Resizes a drawing as if it had been scanned like scikit-learn's digits.
+ *
+ * Those have half of the pixels that the network sees on each side, and are
+ * as blurred. A sharp drawing is read with less certainty.
+ *
+ * @param {OffscreenCanvas} drawing a square.
+ * @param {{image_size: number}} metadata of a network of gray images.
+ * @returns {Promise<Float32Array>} `image_size * image_size` values.
+ */
+export async function prepareDrawing(drawing, { image_size: size }) {
+  const scanSize = Math.ceil(size / 2);
+  const scan = await prepareImage(drawing, {
+    image_size: scanSize,
+    channels: 1,
+    crop_fraction: 1,
+  });
+  const rows = resizeRows(scan, scanSize, scanSize, size);
+  return resizeColumns(rows, scanSize, size, size);
 }
 
 function roundHalfToEven(value) {

@@ -12,6 +12,10 @@ import { createRequire } from "node:module";
 const [packageFile, executablePath, site, cases] = process.argv.slice(2);
 const { chromium } = createRequire(packageFile)("playwright-core");
 
+// Without a time limit of its own, what waits for the page waits forever; at
+// the end of this process the browser ends, too.
+setTimeout(() => process.exit(1), 120_000).unref();
+
 const browser = await chromium.launch({
   executablePath,
   args: [

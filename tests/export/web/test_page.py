@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import threading
 
@@ -34,6 +35,9 @@ NUM_SCANS = 60
 # What is multiplied by weights of 8 bits is rounded as it is computed, and a
 # sum in another order may be rounded to the next number.
 TOLERANCES = {"model_dynamic.tflite": 0.03}
+
+# Before something is exported in vain.
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def find_programs():
@@ -103,11 +107,24 @@ def make_images():
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     images["animation.gif"] = file.getvalue()
+    # The frame is a part of the image, from column 5 and row 7 on.
+    size = struct.pack("<2H", 67, 41)
+    images["part.gif"] = (
+        images["palette.gif"]
+        .replace(size, struct.pack("<2H", 80, 60), 1)
+        .replace(
+            b"," + bytes(4) + size, struct.pack("<c4H", b",", 5, 7, 67, 41)
+        )
+    )
     return images
 
 
 def is_exact(name, channels):
-    # Python takes the brightness of a JPEG from the file.
+    """Returns whether the browser has the pixels that Python has.
+
+    Of a colored JPEG, Python takes the gray from the file, and the browser
+    makes it of colors, some of which were cut off at 0 or 255.
+    """
     return channels == 3 or not name.endswith(".jpg") or name == "gray.jpg"
 
 
@@ -131,7 +148,6 @@ def make_cases(folder, export_dir):
             }
             for size, fraction in [(16, 0.875), (29, 1.0)]
             for channels in (1, 3)
-            if is_exact(name, channels)
         ]
     (folder / "scan.txt").write_text("What is no image.")
     whole = (folder / "37x53.png").read_bytes()
@@ -172,9 +188,11 @@ def serve(folder):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +200,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("web")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def programs():
     return find_programs()
 
@@ -215,7 +233,6 @@ def said(programs, cases, export_dir, folder):
             ],
             stdout=subprocess.PIPE,
             text=True,
-            timeout=120,
             check=True,
         )
     return json.loads(result.stdout) | {"address": address}
@@ -243,7 +260,7 @@ def test_probabilities_are_those_of_python(
 
 
 def test_images_are_prepared_as_in_python(said, cases, folder):
-    assert len(said["prepared"]) == len(cases["prepared"]) > 80
+    assert len(said["prepared"]) == len(cases["prepared"]) > 90
     for image, case in zip(said["prepared"], cases["prepared"], strict=True):
         contents = (folder / "cases" / case["file"]).read_bytes()
         expected = prepare_image(
@@ -251,9 +268,11 @@ def test_images_are_prepared_as_in_python(said, cases, folder):
             case["image_size"],
             case["crop_fraction"],
         )
-        np.testing.assert_array_equal(
-            np.reshape(image, expected.shape), expected, str(case)
-        )
+        difference = np.abs(np.reshape(image, expected.shape) - expected)
+        if is_exact(case["file"], case["channels"]):
+            assert difference.max() == 0, case
+        else:
+            assert difference.mean() < 0.5, case
 
 
 @pytest.mark.parametrize(

@@ -244,12 +244,10 @@ function listen() {
 async function start() {
   listen();
   elements.models.replaceChildren();
-  let site = { models: [], examples: [] };
   const response = await fetch("models.json", { cache: "no-cache" });
-  if (response.ok) {
-    site = await response.json();
-  }
-  if (!site.models.length) {
+  // Some servers send a page of theirs for a file that is missing.
+  const site = await response.json().catch(() => null);
+  if (!response.ok || !site?.models?.length) {
     report(HOW_TO_MAKE);
     return;
   }

@@ -139,8 +139,10 @@ async function run() {
   );
   results.dropped = (await openFiles([scans[0]]))[0];
 
-  await page.click("#clear");
-  results.cleared = await getBars();
+  await page.locator("#examples button").click();
+  await page.waitForSelector("#photo", { state: "visible" });
+  results.example = await getBars();
+  // Over the image.
   await draw([
     [0.5, 0.2],
     [0.5, 0.8],
@@ -152,10 +154,8 @@ async function run() {
     [0.3, 0.7],
   ]);
   results.twoStrokes = await getBars();
-
-  await page.locator("#examples button").click();
-  await page.waitForSelector("#photo", { state: "visible" });
-  results.example = await getBars();
+  await page.click("#clear");
+  results.cleared = await getBars();
 
   await page.route("**/models.json", (route) => route.fulfill({ status: 404 }));
   await page.goto(site);

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -317,12 +318,14 @@ def test_dropped_model_is_used(said):
 
 
 def test_drawing_changes_the_bars(said):
-    np.testing.assert_allclose(said["cleared"], np.zeros(10), atol=1e-9)
     for bars in (said["oneStroke"], said["twoStrokes"]):
         # Those of the model of integers.
         assert sum(bars) == pytest.approx(1, abs=0.02)
-    change = np.subtract(said["oneStroke"], said["twoStrokes"])
-    assert np.abs(change).max() > 0.01
+    for earlier, later in itertools.pairwise(
+        said[name] for name in ("example", "oneStroke", "twoStrokes")
+    ):
+        assert np.abs(np.subtract(earlier, later)).max() > 0.01
+    np.testing.assert_allclose(said["cleared"], np.zeros(10), atol=1e-9)
 
 
 def test_example_is_classified(said):

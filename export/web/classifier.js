@@ -26,16 +26,15 @@ export async function loadClassifier(contents, { tryGpu }) {
     runtime = null;
     throw new Error(`needs WebAssembly, which does not load: ${error}`);
   }
+  let compiled = null;
   let classifier;
   try {
-    classifier = new Classifier(
-      await loadAndCompile(model, { accelerator: "wasm" }),
-      metadata,
-      "WebAssembly",
-    );
+    compiled = await loadAndCompile(model, { accelerator: "wasm" });
+    classifier = new Classifier(compiled, metadata, "WebAssembly");
     // Here it shows whether input and output are as the metadata say.
     await classifier.classify(makeProbe(metadata));
   } catch (error) {
+    compiled?.delete();
     throw new Error(`cannot be run: ${error.message ?? error}`);
   }
   const onGpu = tryGpu && (await loadOnGpu(model, classifier));

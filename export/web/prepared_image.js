@@ -11,7 +11,8 @@ const STRIP_PIXELS = 2 ** 20;
  * To the same numbers as `prepare_image` of export/preprocessing.py, but for
  * gray made of a colored JPEG, which Python takes from the file as it is.
  *
- * @param {ImageBitmap | OffscreenCanvas} bitmap made with `premultiplyAlpha: "none"`.
+ * @param {ImageBitmap | OffscreenCanvas} bitmap made with
+ *     `premultiplyAlpha: "none"`.
  * @param {{image_size: number, channels: number, crop_fraction: number}}
  *     metadata of the network.
  * @returns {Promise<Float32Array>} `image_size * image_size * channels` values

@@ -3,7 +3,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test test-quick test-backends test-peers lint format
+.PHONY: demo test test-quick test-backends test-peers test-web web lint format
+
+PAGE_PACKAGES := export/web/node_modules/.package-lock.json
+EXPORT ?= $(shell ls -dt runs/*/export 2>/dev/null | head -n 1)
+SCANS = $(dir $(EXPORT:/=))scans
+PORT ?= 8000
 
 demo: .venv/ready
 	$(BIN)/python -m examples.digits_demo
@@ -37,6 +42,17 @@ test-peers: .venv-peers/ready
 	    tests/lambda_keras/networks/test_torch_weights.py \
 	    tests/export/test_convert_weights.py
 
+# The page in a browser; `make test` skips it without npm or Chromium.
+test-web: .venv/ready $(PAGE_PACKAGES)
+	REQUIRE_BROWSER=1 $(PYTEST) tests/export/web tests/export/test_make_page.py
+
+# The newest export on a web page, until Ctrl-C.
+web: .venv/ready $(PAGE_PACKAGES)
+	$(BIN)/python -m export.make_page --export_dir="$(EXPORT)" \
+	    --output_dir=build/page $(if $(wildcard $(SCANS)),--examples=$(SCANS))
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/page \
+	    $(PORT)
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +69,10 @@ format: .venv/ready
 	$(UV) --requirement requirements.lock \
 	    || $(PIP) install --requirement requirements.lock
 	$(UV) --no-deps --editable . || $(PIP) install --no-deps --editable .
+	touch $@
+
+$(PAGE_PACKAGES): export/web/package-lock.json
+	npm ci --prefix export/web --no-audit --no-fund
 	touch $@
 
 .venv-backends/ready: requirements.lock

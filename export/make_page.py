@@ -14,7 +14,6 @@ anything else is refused. LiteRT.js must have been fetched by
     npm ci --prefix export/web
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -22,11 +21,11 @@ import pathlib
 import secrets
 import shlex
 import shutil
-import sys
 import zipfile
 
-from export import predictions
-from export.exported_model import InputError
+from export.command_line import InputError
+from export.command_line import Parser
+from export.command_line import run_program
 from export.exported_model import hash_file
 from export.formats import FORMATS
 from export.image_files import find_images
@@ -66,18 +65,8 @@ _LIST_FILE = "models.json"
 _MOST_EXAMPLES = 8
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message.removeprefix('argument ')}. See --help.")
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m export.make_page",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _make_parser() -> Parser:
+    parser = Parser("export.make_page", __doc__)
     parser.add_argument(
         "--export_dir",
         metavar="FOLDER",
@@ -300,13 +289,7 @@ def main(argv: list[str]) -> int:
 
 
 def run() -> None:
-    # It ends as `export.predict` does.
-    try:
-        code = main(sys.argv[1:])
-    except InputError as error:
-        print(f"Error: {predictions.escape(str(error))}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+    run_program(main)
 
 
 if __name__ == "__main__":

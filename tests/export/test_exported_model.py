@@ -7,7 +7,7 @@ import zipfile
 import onnx
 import pytest
 
-from export.exported_model import InputError
+from export.command_line import InputError
 from export.exported_model import open_model
 from tests.conftest import CLASS_NAMES
 

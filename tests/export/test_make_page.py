@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from export import make_page
-from export.exported_model import InputError
+from export.command_line import InputError
 from tests.support.programs import Program
 
 METADATA = {

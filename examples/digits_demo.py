@@ -103,6 +103,10 @@ def main(argv: list[str]) -> None:
 
     print(summarize(model_dir))
     print(f"All this took {time.monotonic() - start:.0f} seconds.")
+    print(
+        f"To draw digits in a browser: make web EXPORT={export_dir}, then open "
+        "http://127.0.0.1:8000/"
+    )
 
 
 def run() -> None:

@@ -49,6 +49,19 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_seconds(text: str) -> float:
+    """Parses a number above 0; for `type` of an argument."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"must be a number above 0. Received: {text}"
+        )
+    return seconds
+
+
 def print_error(text: str) -> None:
     """Prints a line on standard error, which a terminal does not obey."""
     print(f"Error: {escape(text)}", file=sys.stderr, flush=True)

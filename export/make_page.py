@@ -14,6 +14,11 @@ anything else is refused. LiteRT.js must have been fetched by
     npm ci --prefix export/web
 """
 
+if __name__ == "__main__":
+    from export.command_line import end_at_interrupt
+
+    end_at_interrupt()
+
 import itertools
 import json
 import os

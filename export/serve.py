@@ -40,7 +40,9 @@ from typing import TYPE_CHECKING
 from export.command_line import InputError
 from export.command_line import Parser
 from export.command_line import parse_count
+from export.command_line import parse_seconds
 from export.command_line import run_program
+from export.preprocessing import MAX_PIXELS
 
 if TYPE_CHECKING:
     import fastapi
@@ -77,33 +79,27 @@ def _make_parser():
         metavar="N",
         help="port to listen at; 0 for any that is free (default: 8501)",
     )
-    for name, default, what in (
-        ("max_batch_size", 32, "images that the model computes at once"),
-        ("max_queue", 256, "images that are decoded or wait for the model"),
-        ("max_body_mib", 32, "MiB of the body of a request"),
-        ("max_pixels", 2**25, "pixels of an image"),
+    for name, parse, default, what in (
+        ("max_batch_size", parse_count, 32, "images that are computed at once"),
+        ("max_queue", parse_count, 256, "images that are decoded or wait"),
+        ("max_body_mib", parse_count, 32, "MiB of the body of a request"),
+        ("max_pixels", parse_count, 2**25, "pixels of an image"),
         (
             "body_seconds",
+            parse_seconds,
             60,
-            "seconds in which the body of a request must come",
+            "seconds in which a body must come",
         ),
-        ("decoders", os.cpu_count() or 1, "threads that decode images"),
+        ("poll_seconds", parse_seconds, 1, "seconds between looks at the disk"),
+        ("decoders", parse_count, os.cpu_count(), "threads that decode images"),
     ):
         parser.add_argument(
             f"--{name}",
-            type=parse_count,
+            type=parse,
             default=default,
             metavar="N",
             help=f"{what} (default: {default})",
         )
-    parser.add_argument(
-        "--poll_seconds",
-        type=parse_count,
-        default=1,
-        metavar="N",
-        help="seconds from one look at the model on disk to the next "
-        "(default: 1)",
-    )
     return parser
 
 
@@ -189,6 +185,11 @@ def main(argv: list[str]) -> int:
         raise InputError(
             "--model_name must be letters, digits and ._-, to stand in a URL. "
             f"Received: {options.model_name}"
+        )
+    if options.max_pixels > MAX_PIXELS:
+        raise InputError(
+            f"--max_pixels must be at most {MAX_PIXELS}, the limit of exported "
+            f"models. Received: {options.max_pixels}"
         )
     with _listen(options.host, options.port) as listener:
         application = _load(options)

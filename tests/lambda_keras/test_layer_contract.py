@@ -178,10 +178,7 @@ def test_batch_norm_ignores_masked_out_batches(normalization):
 @pytest.mark.slow
 # Keras warns of each layer that stays as it is, such as the input.
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
-@pytest.mark.parametrize(
-    "name",
-    ["layer_context", "conv_bias", "conv_template", "axial", "augmented"],
-)
+@pytest.mark.parametrize("name", ["layer_context", "conv_template", "axial"])
 def test_quantized_layer_is_close_and_loads_again(name, tmp_path):
     template = keras.layers.LayerNormalization(epsilon=0.25)
     case = LAYER_CASES.get(name) or LAYER_CASES["conv_image"]

@@ -109,15 +109,20 @@ def test_log_of_tensorflow_is_quiet_unless_the_environment_says_how(start):
 
 
 def test_programs_launch_themselves():
-    programs = 0
+    programs = alone = 0
     for folder in ("trainers", "export", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
-            if "    run_program(\n" in text or "    run_program(main)" in text:
+            if "import end_at_interrupt" in text:
+                assert text.count("    end_at_interrupt()\n") == 1
+                alone += 1
+            elif (
+                "    run_program(\n" in text or "    run_program(main)" in text
+            ):
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 assert f'\n    launch("{name}")\n' in text
                 programs += 1
-    assert programs == 11
+    assert (programs, alone) == (11, 3)
 
 
 @pytest.mark.slow

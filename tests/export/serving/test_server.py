@@ -95,7 +95,7 @@ def test_thousand_images_at_once_leave_room_for_others(onnx_server, onnx_model):
 
 
 def test_more_than_may_wait_are_told_to_come_later(onnx_server):
-    many = make_request(*(FILES[:5] * 200))
+    many = make_request(*(FILES[:5] * 80))
     with concurrent.futures.ThreadPoolExecutor(3) as clients:
         large = [clients.submit(onnx_server.predict, many) for _ in range(3)]
         statuses = set()
@@ -185,7 +185,10 @@ def replaceable(export_dir, tmp_path):
     """A server of a copy, and the path of the copy."""
     path = tmp_path / "model.tflite"
     shutil.copy(export_dir / path.name, path)
-    with start_server(path, stderr=subprocess.PIPE) as (address, process):
+    with start_server(path, "--poll_seconds=0.1", stderr=subprocess.PIPE) as (
+        address,
+        process,
+    ):
         yield Client(address, process), path
 
 
@@ -297,6 +300,8 @@ def test_metrics_name_what_was_done(onnx_server):
         (["--model=none", "--host=192.0.2.1"], "--host and --port must be"),
         (["--model=none", "--model_name=a/b"], "--model_name must be letters"),
         (["--model=none", "--max_batch_size=0"], "--max_batch_size: must be"),
+        (["--model=none", "--poll_seconds=nan"], "--poll_seconds: must be a n"),
+        (["--model=none", "--max_pixels=99999999"], "--max_pixels must be at"),
         (["--model=none", "--port=x"], "--port: invalid int"),
         (["--models=none"], "unrecognized arguments: --models=none"),
     ],

@@ -113,7 +113,10 @@ def test_programs_launch_themselves():
     for folder in ("trainers", "export", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
-            if "run_program(main)\n" in text or "run_program(\n" in text:
+            if (
+                "    run_program(main)\n" in text
+                or "    run_program(\n" in text
+            ):
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 if "\n    end_at_interrupt()\n" in text:
                     alone += 1

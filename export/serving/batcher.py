@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+# Each of TensorFlow's threads prepares what it computes for itself.
+_NUM_WARM_UPS = 3
+
 
 class Batcher:
     """Puts examples together into batches and runs a model on them.
@@ -43,14 +46,15 @@ class Batcher:
         self._work = None
 
     def warm_up(self, shape: tuple[int, ...]) -> None:
-        """Runs each size of a batch once, which is slower than ever after.
+        """Runs each size of a batch, which at first is slower than ever after.
 
         Args:
             shape: of an example.
         """
         sizes = {self._pad(n + 1) for n in range(self._max_batch_size)}
-        for size in sorted(sizes) if self._is_padded else [1]:
-            self._run(np.zeros((size, *shape), "float32"))
+        for size in _NUM_WARM_UPS * (sorted(sizes) if self._is_padded else [1]):
+            batch = np.zeros((size, *shape), "float32")
+            self._thread.submit(self._run, batch).result()
 
     def run(self, example: np.ndarray) -> asyncio.Future:
         """Returns the row of an example, once it is there.

@@ -89,5 +89,5 @@ def test_warm_up_runs_each_size():
     model.go.set()
     make_batcher(model).warm_up((3, 2))
     assert [b.shape for b in model.batches] == [
-        (size, 3, 2) for size in (1, 2, 4, 6)
+        (size, 3, 2) for size in 3 * (1, 2, 4, 6)
     ]

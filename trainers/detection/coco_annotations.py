@@ -66,8 +66,7 @@ def read_annotations(path: os.PathLike) -> Annotations:
         )
     last = max(names)
     class_names = [
-        str(names.get(number, {}).get("name", number))
-        for number in range(1, last + 1)
+        _name(number, names.get(number, {})) for number in range(1, last + 1)
     ]
     return Annotations(contents["images"], objects, class_names, num_left_out)
 
@@ -238,6 +237,11 @@ def _check_object(entry, images, names, path):
         "more, or a run-length code; boxes alone train no masks",
         _shorten(code),
     )
+
+
+def _name(number, category):
+    # In one line each, and none empty.
+    return " ".join(str(category.get("name", "")).split()) or str(number)
 
 
 def _find(entry, key, known):

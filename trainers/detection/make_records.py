@@ -4,9 +4,9 @@ r"""Writes COCO's JSON and a folder of images as TFRecords with masks.
         --images=photos --output=records/train --num_shards=4
 
 writes records/train-00000-of-00004.tfrecord and so on, which
-`trainers.train_detector` reads, and records/classes-train.json, the names of
-the classes, which are the numbers of the categories. Objects are polygons or
-run-length codes; crowds are kept as such. Image files are stored as they are.
+`trainers.train_detector` reads, and records/classes-train.txt, which is for its
+--class_names: class n is category n. Objects are polygons or run-length codes;
+crowds are kept as such. Image files are stored as they are.
 """
 
 if __name__ == "__main__":
@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 import concurrent.futures
 import io
-import json
 import os
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from trainers.detection import coco_annotations
 from trainers.detection import records
+from trainers.detection.installation import check_installation
 from trainers.files import make_path
 from trainers.files import replacing
 from trainers.program import UserError
@@ -58,7 +58,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "BMP")
 def make_records(
     annotations: str, images: str, output: str, num_shards: int
 ) -> list[str]:
-    """Writes COCO's JSON and images as TFRecords.
+    """Writes COCO's JSON and images as TFRecords, and the names of classes.
 
     Args:
         annotations: JSON file.
@@ -120,9 +120,8 @@ def make_records(
         output,
         num_shards,
     )
-    with replacing(make_path(folder) / f"classes-{name}.json") as temporary:
-        contents = {"class_names": found.class_names}
-        temporary.write_text(json.dumps(contents, indent=2))
+    with replacing(make_path(folder) / f"classes-{name}.txt") as temporary:
+        temporary.write_text("".join(f"{n}\n" for n in found.class_names))
     if found.num_left_out:
         print(f"Left out {found.num_left_out} objects without height or width.")
     return written
@@ -198,6 +197,7 @@ def main(argv: list[str]) -> None:
     for flag in (_ANNOTATIONS, _IMAGES, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing.")
+    check_installation()
     if not make_path(_IMAGES.value).is_dir():
         raise UserError(f"--images must be a folder. Received: {_IMAGES.value}")
     written = make_records(

@@ -23,7 +23,7 @@ CONTENTS = {
         {"id": 3, "file_name": "three.png", "height": 40, "width": 60},
         {"id": 8, "file_name": "eight.jpg", "height": 50, "width": 44},
     ],
-    "categories": [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
+    "categories": [{"id": 2, "name": " cat\n"}, {"id": 5, "name": "dog"}],
     "annotations": [
         {"id": 1, "image_id": 3, "category_id": 5, "segmentation": PARTS},
         {"id": 2, "image_id": 3, "category_id": 2},
@@ -115,8 +115,8 @@ def test_masks_of_all_kinds_are_kept(folder, capsys):
         found[8]["groundtruth_boxes"], [[0, 0, 1, 1]], rtol=1e-6
     )
     np.testing.assert_array_equal(found[8]["groundtruth_is_crowd"], [True])
-    names = json.loads((folder / "new" / "classes-train.json").read_text())
-    assert names == {"class_names": ["1", "cat", "3", "4", "dog"]}
+    names = (folder / "new" / "classes-train.txt").read_text()
+    assert names == "1\ncat\n3\n4\ndog\n"
     # What is there is kept.
     status, _, errors = run(folder, contents, capsys)
     assert status == 2

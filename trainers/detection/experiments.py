@@ -256,7 +256,7 @@ def make_experiment(
     )
     config.override(chosen.overrides, is_strict=True)
     if params_override:
-        _override(config, params_override)
+        _override(config, params_override, "--params_override")
     return config
 
 
@@ -285,7 +285,7 @@ def _make_optimizer(learning_rate, steps):
     }
 
 
-def _override(config, text):
+def _override(config, text, name):
     import tensorflow as tf
     from official.modeling import hyperparams
 
@@ -307,7 +307,7 @@ def _override(config, text):
         cause = error.args[0] if isinstance(error, KeyError) else error
         reason = " ".join(str(cause).partition(". To extend")[0].split())
         raise UserError(
-            "--params_override must be YAML, or a file of it, with keys of "
+            f"{name} must be YAML, or a file of it, with keys of "
             f"tf-models-official's experiment: {reason}. Received: {text}"
         ) from error
 
@@ -325,7 +325,7 @@ def read_experiment(path: str | os.PathLike):
         UserError: If it cannot be read.
     """
     config = make_experiment()
-    _override(config, os.fspath(path))
+    _override(config, os.fspath(path), "The experiment of a run")
     return config
 
 

@@ -1,0 +1,1 @@
+"""Mask R-CNN of tf-models-official on LambdaResNets."""

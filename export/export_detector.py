@@ -17,7 +17,6 @@ if __name__ == "__main__":
 
     launch("export.export_detector")
 
-import importlib.util
 import pathlib
 import sys
 
@@ -27,6 +26,7 @@ from absl import logging
 
 from export.export_folder import prepare_export_dir
 from export.exporter import VerificationError
+from trainers.detection.installation import check_installation
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
@@ -65,11 +65,7 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     if not _MODEL_DIR.value:
         raise UserError("--model_dir is missing: the folder of a run.")
-    if not importlib.util.find_spec("official"):
-        raise UserError(
-            "tf-models-official is missing: pip install "
-            "'lambda-keras[detection]'"
-        )
+    check_installation()
     # They import tf-models-official, which takes seconds.
     from export.detection.detector_exporter import export_detector
     from export.detection.detector_exporter import read_examples

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import tensorflow as tf
 from official.vision.ops import preprocess_ops
@@ -58,8 +59,6 @@ def write_detector(detector: Detector, folder: pathlib.Path) -> None:
     # Without the model, which would have its layers traced one by one.
     module.model_variables = list(detector.model.variables)
     signatures = make_signatures(detector)
-    for name, function in signatures.items():
-        setattr(module, name, function)
     with tempfile.TemporaryDirectory() as asset_folder:
         # A SavedModel keeps the names of its assets' files.
         asset = pathlib.Path(asset_folder) / METADATA_FILE
@@ -68,7 +67,7 @@ def write_detector(detector: Detector, folder: pathlib.Path) -> None:
         tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def make_signatures(detector: Detector) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+def make_signatures(detector: Detector) -> dict[str, Callable]:
     """Returns the signatures that `write_detector` describes."""
     run = _make_network(detector)
     prepare = functools.partial(prepare_image, image_size=detector.image_size)
@@ -185,7 +184,9 @@ def _interpolate(begin, end, count, length):
     """Returns the share of each mask pixel in each image pixel of an axis."""
     pixels = tf.range(length, dtype=tf.float32) + 0.5
     places = (pixels - begin) / tf.maximum(end - begin, 1e-6) * count - 0.5
-    distances = tf.abs(places[:, tf.newaxis] - tf.range(count, dtype=tf.float32))
+    distances = tf.abs(
+        places[:, tf.newaxis] - tf.range(count, dtype=tf.float32)
+    )
     return tf.maximum(1 - distances, 0)
 
 
@@ -213,7 +214,9 @@ def _make_network(detector):
             scale[:, 0, 0] > 0, outputs["num_detections"][:num_images], 0
         )
         is_row = tf.sequence_mask(count, detector.max_detections)
-        rows = {ours: outputs[name][:num_images] for ours, name in _NAMES.items()}
+        rows = {
+            ours: outputs[name][:num_images] for ours, name in _NAMES.items()
+        }
         rows["boxes"] = tf.math.divide_no_nan(rows["boxes"], scale)
         rows["classes"] = tf.cast(rows["classes"], tf.int32)
         for name, tensor in rows.items():

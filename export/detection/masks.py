@@ -3,27 +3,31 @@
 import numpy as np
 
 
-def paste_mask(
-    mask: np.ndarray, box: np.ndarray, height: int, width: int
+def paste_masks(
+    masks: np.ndarray, boxes: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Returns the mask of a box as a mask of the whole image.
+    """Returns masks of boxes as masks of the whole image.
 
-    What is between the mask's pixels is interpolated, and beyond them is
+    What is between a mask's pixels is interpolated, and beyond them is
     nothing.
 
     Args:
-        mask: float32, `(mask_height, mask_width)`, from 0 to 1.
-        box: ymin, xmin, ymax and xmax in pixels of the image.
+        masks: float32, `(detections, mask_height, mask_width)`, from 0 to 1.
+        boxes: `(detections, 4)`: ymin, xmin, ymax and xmax in pixels of the
+            image.
         height: of the image.
         width: of the image.
 
     Returns:
-        bool, `(height, width)`: where it is above a half.
+        bool, `(detections, height, width)`: where they are above a half.
     """
-    ymin, xmin, ymax, xmax = box
-    rows = _interpolate(ymin, ymax, mask.shape[0], height)
-    columns = _interpolate(xmin, xmax, mask.shape[1], width)
-    return rows @ mask @ columns.T > 0.5
+    pasted = np.zeros((len(masks), height, width), bool)
+    for number, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        ymin, xmin, ymax, xmax = box
+        rows = _interpolate(ymin, ymax, mask.shape[0], height)
+        columns = _interpolate(xmin, xmax, mask.shape[1], width)
+        pasted[number] = rows @ mask @ columns.T > 0.5
+    return pasted
 
 
 def _interpolate(begin, end, count, length):

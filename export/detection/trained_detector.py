@@ -5,14 +5,11 @@ import pathlib
 
 import tensorflow as tf
 import tf_keras
-import yaml
-from official.core import config_definitions
 from official.core import task_factory
-from official.modeling import hyperparams
 
 from trainers import run_folder
 from trainers.detection.backbone import register_backbone
-from trainers.detection.experiments import make_experiment
+from trainers.detection.experiments import read_experiment
 from trainers.program import UserError
 
 _PARAMETERS_FILE = "params.yaml"
@@ -108,7 +105,7 @@ def load_detector(
     )
 
 
-def _read_experiment(path) -> config_definitions.ExperimentConfig:
+def _read_experiment(path):
     if not path.is_file():
         raise UserError(
             "--model_dir must be the folder of a run of "
@@ -116,17 +113,7 @@ def _read_experiment(path) -> config_definitions.ExperimentConfig:
             f"{path.name}"
         )
     register_backbone()
-    experiment = make_experiment("lambda_resnet101")
-    try:
-        experiment = hyperparams.override_params_dict(
-            experiment, str(path), is_strict=True
-        )
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} must be as trainers.train_detector wrote it. "
-            f"Received: {reason}"
-        ) from error
+    experiment = read_experiment(path)
     if experiment.trainer.optimizer_config.ema is not None:
         raise UserError(
             "A run with averaged weights cannot be exported, because its "

@@ -74,7 +74,7 @@ def make_optimizer(
         weight_decay=recipe.weight_decay, **common
     )
     optimizer.exclude_from_weight_decay(
-        [v for v in model.trainable_variables if not _decays(v)]
+        [v for v in model.trainable_variables if not decays(v)]
     )
     return optimizer
 
@@ -153,9 +153,10 @@ def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
     decay.
     """
     for variable in model.trainable_variables:
-        if _decays(variable):
+        if decays(variable):
             variable.regularizer = keras.regularizers.L2(weight_decay / 2)
 
 
-def _decays(variable):
+def decays(variable: keras.Variable) -> bool:
+    """Returns whether weight decay is for a variable of a network."""
     return variable.name not in ("gamma", "beta", "bias")

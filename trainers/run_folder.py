@@ -244,6 +244,7 @@ def check_flags(
     new: Mapping,
     *,
     may_change: Collection[str],
+    length: str = "epochs",
 ) -> None:
     """Refuses to go on with a run as if it were another.
 
@@ -252,9 +253,10 @@ def check_flags(
         saved: flags of the run.
         new: the same flags with what was now given.
         may_change: names of the flags that need not be equal.
+        length: name of the flag that may only grow.
 
     Raises:
-        UserError: If another flag differs, or there are fewer epochs.
+        UserError: If another flag differs, or the run would be shorter.
     """
     differences = [
         f"--{name}={new[name]} instead of {saved[name]}"
@@ -267,10 +269,10 @@ def check_flags(
             "or choose another --model_dir. Received: "
             f"{', '.join(differences)}"
         )
-    if saved and new["epochs"] < saved["epochs"]:
+    if saved and new[length] < saved[length]:
         raise UserError(
             f"The run in {model_dir} can only become longer. Received: "
-            f"--epochs={new['epochs']} instead of {saved['epochs']}"
+            f"--{length}={new[length]} instead of {saved[length]}"
         )
 
 

@@ -84,14 +84,14 @@ def write_scenes(folder: pathlib.Path) -> list[str]:
 
 
 def train(
-    records: pathlib.Path, model_dir: pathlib.Path, *flags: str
+    records: pathlib.Path, model_dir: pathlib.Path, *arguments: str
 ) -> dict[str, dict[str, float]]:
     """Trains and evaluates.
 
     Args:
         records: what `write_drawings` wrote.
         model_dir: folder of the run.
-        *flags: further flags of `trainers.train_detector`.
+        *arguments: further flags of `trainers.train_detector`.
 
     Returns:
         What `trainers.detection.results.read_results` returns.
@@ -103,7 +103,7 @@ def train(
         f"--validation={records}/validation-*",
         f"--train_steps={_TRAIN_STEPS.value}",
         f"--model_dir={model_dir}",
-        *flags,
+        *arguments,
     )
     return json.loads((model_dir / run_folder.RESULTS_FILE).read_text())
 

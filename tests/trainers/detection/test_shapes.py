@@ -45,8 +45,16 @@ def test_seeds_choose_drawings():
     assert np.abs(first.image.astype(int) - other.image).mean() > 10
 
 
-def test_things_differ_from_the_ground():
-    drawing = shapes.draw_shapes(1)
-    ground = drawing.image[~drawing.masks.any(axis=0)].mean(axis=0)
+@pytest.mark.parametrize("seed", [4, 7, 15])
+def test_masks_are_where_one_thing_is_seen(seed):
+    drawing = shapes.draw_shapes(seed)
+    image = drawing.image.astype(float)
+    hues = image / image.sum(axis=-1, keepdims=True)
+    ground = hues[~drawing.masks.any(axis=0)].mean(axis=0)
+    assert len(drawing.masks) > 3
     for mask in drawing.masks:
-        assert np.abs(drawing.image[mask].mean(axis=0) - ground).max() > 40
+        hue = np.median(hues[mask], axis=0)
+        assert np.abs(hue - ground).max() > 0.1
+        # Noise and edges aside.
+        differs = np.abs(hues[mask] - hue).max(axis=-1) > 0.1
+        assert differs.mean() < 0.1

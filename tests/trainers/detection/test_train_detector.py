@@ -97,7 +97,7 @@ def test_step_moves_the_whole_detector(detector_run):
     # Statistics of all layers, and what the zero scales of the blocks' last
     # normalizations let through.
     assert set(n for n in of_backbone if "moving" in n) <= set(moved)
-    assert set(n for n in of_backbone if ".gamma" in n) <= set(moved)
+    assert set(n for n in of_backbone if ":gamma" in n) <= set(moved)
     for part in ("decoder", "rpn_head", "detection_head", "mask_head"):
         assert any(n.startswith(part) for n in moved)
 

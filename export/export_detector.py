@@ -60,6 +60,8 @@ _VERIFY_IMAGES = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
+    # tf-models-official uses what is deprecated.
+    tf.get_logger().setLevel("ERROR")
     # Float32 on a GPU is rounded to TensorFloat-32, which blurs the check.
     tf.config.set_visible_devices([], "GPU")
     refuse_arguments(argv)

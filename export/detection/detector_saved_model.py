@@ -83,7 +83,12 @@ def make_signatures(detector: Detector) -> dict[str, Callable]:
     )
     def detect(images):
         prepared, image_info = tf.map_fn(
-            prepare, images, fn_output_signature=(tf.float32, tf.float32)
+            prepare,
+            images,
+            fn_output_signature=(
+                tf.TensorSpec((*detector.image_size, 3)),
+                tf.TensorSpec((4, 2)),
+            ),
         )
         return run(prepared, image_info)
 
@@ -177,7 +182,11 @@ def paste_masks(
         columns = _interpolate(xmin, xmax, mask.shape[1], width)
         return rows @ mask @ tf.transpose(columns) > 0.5
 
-    return tf.map_fn(paste, (masks, boxes), fn_output_signature=tf.bool)
+    # One more, because of none there is no size.
+    masks = tf.pad(masks, [[0, 1], [0, 0], [0, 0]])
+    boxes = tf.pad(boxes, [[0, 1], [0, 0]])
+    pasted = tf.map_fn(paste, (masks, boxes), fn_output_signature=tf.bool)
+    return pasted[:-1]
 
 
 def _interpolate(begin, end, count, length):

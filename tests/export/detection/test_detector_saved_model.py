@@ -139,10 +139,12 @@ def test_a_bad_file_costs_the_others_nothing(signatures):
         np.testing.assert_array_equal(values[[0, 2, 3]], 0, err_msg=name)
 
 
-def test_no_files_have_no_detections(signatures):
+def test_no_images_have_no_detections(signatures):
     outputs = detect(signatures, [])
     assert outputs["boxes"].shape == (0, 3, 4)
     assert outputs["errors"].shape == (0,)
+    outputs = signatures["serving_default"](tf.zeros((0, 8, 8, 3)))
+    assert outputs["boxes"].shape == (0, 3, 4)
 
 
 def test_pixels_are_looked_at_as_files_are(signatures):

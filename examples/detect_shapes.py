@@ -29,7 +29,7 @@ from absl import flags
 from PIL import Image
 
 from examples.digits_demo import run_step
-from trainers import run_folder
+from trainers.detection import results
 from trainers.program import refuse_arguments
 from trainers.program import run_program
 
@@ -45,6 +45,15 @@ _NUM_VALIDATION = 100
 _NUM_SCENES = 6
 _SCENE_SIZE = (192, 256)
 _SEEDS = (0, 1, 2)
+_LEARNING_RATE = 0.005
+# Kinds of shapes are harder to tell apart than colors.
+_HEADS = {
+    "decoder": {"fpn": {"num_filters": 32}},
+    "rpn_head": {"num_filters": 32},
+    "detection_head": {"num_filters": 32, "fc_dims": 128},
+    "mask_head": {"num_filters": 32},
+    "roi_sampler": {"num_sampled_rois": 48},
+}
 _LAYOUTS = {"lambda layers": "CCLL", "convolutions": "CCCC"}
 # No drawing is in two of them.
 _FIRST_SEEDS = {"train": 0, "validation": 100_000, "scenes": 200_000}
@@ -84,28 +93,42 @@ def write_scenes(folder: pathlib.Path) -> list[str]:
 
 
 def train(
-    records: pathlib.Path, model_dir: pathlib.Path, *arguments: str
+    records: pathlib.Path,
+    model_dir: pathlib.Path,
+    *,
+    layout: str = _LAYOUTS["lambda layers"],
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Trains and evaluates.
 
     Args:
         records: what `write_drawings` wrote.
         model_dir: folder of the run.
-        *arguments: further flags of `trainers.train_detector`.
+        layout: of `build_lambda_resnet`.
+        seed: of the run.
 
     Returns:
         What `trainers.detection.results.read_results` returns.
     """
+    steps = _TRAIN_STEPS.value
+    backbone = {"lambda_resnet": {"layout": layout}}
+    overrides = {
+        "task": {"model": {"backbone": backbone, **_HEADS}},
+        # Once, at the end.
+        "trainer": {"validation_interval": steps},
+    }
     run_step(
         "trainers.train_detector",
         "--recipe=rectangles",
         f"--train={records}/train-*",
         f"--validation={records}/validation-*",
-        f"--train_steps={_TRAIN_STEPS.value}",
+        f"--train_steps={steps}",
+        f"--learning_rate={_LEARNING_RATE}",
+        f"--seed={seed}",
+        f"--params_override={json.dumps(overrides)}",
         f"--model_dir={model_dir}",
-        *arguments,
     )
-    return json.loads((model_dir / run_folder.RESULTS_FILE).read_text())
+    return results.read_results(model_dir)
 
 
 def compare(records: pathlib.Path, folder: pathlib.Path) -> str:
@@ -124,20 +147,15 @@ def compare(records: pathlib.Path, folder: pathlib.Path) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, layout in _LAYOUTS.items():
-        backbone = f"{{backbone: {{lambda_resnet: {{layout: {layout}}}}}}}"
         columns = []
         for seed in _SEEDS:
             start = time.monotonic()
-            results = train(
-                records,
-                folder / f"{layout}-{seed}",
-                f"--seed={seed}",
-                f"--params_override={{task: {{model: {backbone}}}}}",
-            )
+            model_dir = folder / f"{layout}-{seed}"
+            achieved = train(records, model_dir, layout=layout, seed=seed)
             columns.append(
                 [
                     *(
-                        100 * results[task][metric]
+                        100 * achieved[task][metric]
                         for task in ("box", "mask")
                         for metric in ("AP", "AP50")
                     ),
@@ -164,7 +182,7 @@ def run_demo(records: pathlib.Path, folder: pathlib.Path) -> str:
         What was achieved, and where everything is.
     """
     model_dir = folder / "model"
-    results = train(records, model_dir)
+    achieved = train(records, model_dir)
     run_step("export.export_detector", f"--model_dir={model_dir}")
     scenes = write_scenes(folder / "scenes")
     run_step(
@@ -175,8 +193,8 @@ def run_demo(records: pathlib.Path, folder: pathlib.Path) -> str:
     )
     return f"""
 Average precision on {_NUM_VALIDATION} drawings that were not trained on:
-  boxes {results["box"]["AP"]:.1%}, masks {results["mask"]["AP"]:.1%}
-  boxes {results["box"]["AP50"]:.1%}, masks {results["mask"]["AP50"]:.1%} \
+  boxes {achieved["box"]["AP"]:.1%}, masks {achieved["mask"]["AP"]:.1%}
+  boxes {achieved["box"]["AP50"]:.1%}, masks {achieved["mask"]["AP50"]:.1%} \
 where an overlap of half is enough
 
 Truth and found: {model_dir / "detections.png"}

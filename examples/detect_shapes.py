@@ -37,13 +37,13 @@ _COMPARE = flags.DEFINE_bool(
     "compare", False, "Whether to compare with a convolutional network."
 )
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", 600, "Of 8 images each.", lower_bound=1
+    "train_steps", 800, "Of 8 images each.", lower_bound=1
 )
 
 _NUM_TRAIN = 1000
 _NUM_VALIDATION = 100
 _NUM_SCENES = 6
-_SCENE_SIZE = (192, 256)
+_SCENE_SIZE = (256, 256)
 _SEEDS = (0, 1, 2)
 _LEARNING_RATE = 0.005
 # Kinds of shapes are harder to tell apart than colors.

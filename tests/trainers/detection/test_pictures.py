@@ -20,8 +20,8 @@ def draw(image, **changes):
 def test_masks_and_boxes_are_where_they_were_found():
     image = np.full((600, 800, 3), 100, np.uint8)
     picture = draw(image)
-    # Red, over gray, at 45 %.
-    np.testing.assert_allclose(picture[300, 400], (170, 78, 78), atol=1)
+    # Red, over gray, at 35 %.
+    np.testing.assert_allclose(picture[300, 400], (154, 83, 83), atol=1)
     np.testing.assert_array_equal(picture[150, 250], (100, 100, 100))
     np.testing.assert_array_equal(picture[300, 202], (255, 51, 51))
     np.testing.assert_array_equal(picture[498 - 1, 400], (255, 51, 51))

@@ -48,7 +48,7 @@ def open_model(model_path: pathlib.Path) -> ExportedModel:
             missing.
     """
     model_format = _find_format(model_path)
-    _check_checksums(model_path)
+    check_checksums(model_path)
     metadata = _read_metadata(model_format, model_path)
     runs = _load(model_format, model_path, metadata)
     return ExportedModel(model_format, metadata, runs)
@@ -64,10 +64,13 @@ def _find_format(model_path) -> Format:
     )
 
 
-def _check_checksums(model_path):
+def check_checksums(model_path: pathlib.Path) -> None:
     """Compares a model with the report that lies beside it.
 
     Where some bits are others, a model still runs, to say something else.
+
+    Raises:
+        InputError: If it is damaged.
     """
     path = model_path.absolute()
     for name, checksum in _read_report(path.parent).items():
@@ -76,8 +79,8 @@ def _check_checksums(model_path):
             continue
         if not file.is_file() or checksum != hash_file(file):
             raise InputError(
-                "--model must be as export.export_model wrote it, but by the "
-                f"checksums in {REPORT_FILE} {name} is damaged, changed or "
+                "--model must be as it was exported, but by the checksums "
+                f"in {REPORT_FILE} {name} is damaged, changed or "
                 f"missing. Received: {model_path}"
             )
 

@@ -111,9 +111,11 @@ def load(folder: pathlib.Path) -> "dict[str, Run]":
 def _make_signatures(classifier):
     import tensorflow as tf
 
+    from export.decoded_files import decode_files
     from trainers.data.decoding import DAMAGED
     from trainers.data.decoding import NO_IMAGE
     from trainers.data.decoding import TOO_LARGE
+    from trainers.data.decoding import decode_image
     from trainers.data.preprocessing import prepare_image
 
     float_images = tf.TensorSpec(
@@ -126,6 +128,9 @@ def _make_signatures(classifier):
         return prepare_image(
             image, classifier.image_size, classifier.crop_fraction
         )
+
+    def decode(file):
+        return prepare(decode_image(file, classifier.channels))
 
     @tf.function(input_signature=[float_images], autograph=False)
     def classify(images):
@@ -151,7 +156,8 @@ def _make_signatures(classifier):
         autograph=False,
     )
     def classify_files(files):
-        images, is_good = _decode_files(files, classifier, prepare)
+        blank = tf.zeros(classifier.model.input_shape[1:])
+        images, is_good = decode_files(files, decode, blank)
         probabilities = run(images)["outputs"]
         return {
             "probabilities": tf.where(
@@ -190,43 +196,3 @@ def _make_network(classifier):
         return {name: output[:batch_size] for name, output in outputs.items()}
 
     return run.get_concrete_function()
-
-
-def _decode_files(files, classifier, prepare):
-    """Returns images, `(files, size, size, channels)`, and which are good."""
-    import tensorflow as tf
-
-    from trainers.data.decoding import decode_image
-
-    size, channels = classifier.image_size, classifier.channels
-    num_files = tf.size(files, tf.int64)
-    decoded = (
-        tf.data.Dataset.from_tensor_slices(files)
-        .enumerate()
-        .map(
-            lambda number, file: (
-                number,
-                prepare(decode_image(file, channels)),
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        # Only a data set goes on after an operation that failed.
-        .ignore_errors()
-    )
-    # All in one batch, with one image more, because there is no empty batch.
-    blank = tf.data.Dataset.from_tensors(
-        (num_files, tf.zeros((size, size, channels)))
-    )
-    everything = decoded.concatenate(blank).batch(num_files + 1)
-    numbers, images = everything.get_single_element()
-    rows = tf.scatter_nd(
-        numbers[:, tf.newaxis],
-        images,
-        tf.stack([num_files + 1, size, size, channels]),
-    )
-    is_good = tf.scatter_nd(
-        numbers[:, tf.newaxis],
-        tf.ones_like(numbers, tf.bool),
-        num_files[tf.newaxis] + 1,
-    )
-    return rows[:-1], is_good[:-1]

@@ -1,0 +1,1 @@
+"""What `export.export_detector` and `export.detect` are made of."""

@@ -1,0 +1,197 @@
+"""What surrounds the network, with one whose detections are known."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from export.detection import detector_saved_model
+from export.detection.exported_detector import open_detector
+from export.detection.masks import paste_masks
+from export.detection.trained_detector import Detector
+from export.preprocessing import decode_image
+
+SIZE = 64
+
+
+class BrightestBox:
+    """Finds what is bright, and that twice.
+
+    It is class 2 at a score of 0.75, with a mask of the upper half, and class
+    1 at 0.25, with a mask of the lower one.
+    """
+
+    def __init__(self):
+        self.score = tf.Variable(0.75)
+        self.variables = [self.score]
+
+    def __call__(self, images, image_shape, training):
+        assert not training
+        is_bright = tf.reduce_min(images, axis=-1) > 1
+        boxes = []
+        for axis in (2, 1):
+            numbers = tf.cast(tf.reduce_any(is_bright, axis), tf.int32)
+            begin = tf.argmax(numbers, axis=1)
+            end = SIZE - tf.argmax(numbers[:, ::-1], axis=1)
+            boxes.append(tf.cast(tf.stack([begin, end], 1), tf.float32))
+        # Beyond the image is nothing.
+        ends = tf.minimum(tf.stack(boxes, axis=2), image_shape[:, None])
+        box = tf.reshape(ends, (-1, 1, 4))
+        upper = tf.repeat([1.0, 0.0], 14)[:, None] * tf.ones((28, 28))
+        masks = tf.stack([upper, 1 - upper, tf.ones((28, 28))])
+
+        def repeat(value):
+            return tf.repeat(tf.constant(value)[None], len(images), axis=0)
+
+        return {
+            "detection_boxes": tf.tile(box, (1, 3, 1)),
+            "detection_scores": repeat([0.0, 0.25, 0.9])
+            + self.score * repeat([1.0, 0.0, 0.0]),
+            "detection_classes": repeat([2, 1, 9]),
+            "detection_masks": tf.repeat(masks[None], len(images), axis=0),
+            "num_detections": repeat(2),
+        }
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector(
+        model=BrightestBox(),
+        image_size=(SIZE, SIZE),
+        class_names=["lower", "upper"],
+        min_score=0.05,
+        max_detections=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def signatures(detector):
+    return detector_saved_model.make_signatures(detector)
+
+
+def draw(height, width, box):
+    image = np.zeros((height, width, 3), "uint8")
+    ymin, xmin, ymax, xmax = box
+    image[ymin:ymax, xmin:xmax] = 255
+    return image
+
+
+def encode(image, kind="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+# Of an image of 32 by 128 pixels, which is prepared by halving it.
+BOX = (8, 32, 24, 96)
+WIDE = encode(draw(32, 128, BOX))
+# Three quarters, by hand: 48 / 64 of 64 and 60 / 80 of 80.
+TALL_BOX = (40, 8, 60, 36)
+TALL = encode(draw(80, 64, TALL_BOX))
+
+
+def read_turned():
+    """Returns a JPEG that has to be turned to the right."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.ascontiguousarray(np.rot90(draw(32, 128, BOX)))
+    return encode(stored, "JPEG", quality=100, subsampling=0, exif=exif)
+
+
+def detect(signatures, files):
+    outputs = signatures["image_bytes"](tf.constant(files, tf.string))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def test_boxes_are_in_pixels_of_the_upright_image(signatures):
+    files = [WIDE, TALL, read_turned()]
+    outputs = detect(signatures, files)
+    assert outputs["num_detections"].tolist() == [2, 2, 2]
+    assert outputs["image_sizes"].tolist() == [[32, 128], [80, 64], [32, 128]]
+    for row, box, scale in zip(
+        outputs["boxes"], [BOX, TALL_BOX, BOX], [2, 1.25, 2], strict=True
+    ):
+        # A pixel of the prepared image is off by half at an edge.
+        np.testing.assert_allclose(
+            row[:2], [box, box], atol=0 if scale == 2 else scale
+        )
+        np.testing.assert_array_equal(row[2], 0)
+    np.testing.assert_array_equal(outputs["scores"], [[0.75, 0.25, 0]] * 3)
+    np.testing.assert_array_equal(outputs["classes"], [[2, 1, 0]] * 3)
+    np.testing.assert_array_equal(outputs["masks"][:, 0, :14], 1)
+    np.testing.assert_array_equal(outputs["masks"][:, 0, 14:], 0)
+    np.testing.assert_array_equal(outputs["masks"][:, 2], 0)
+
+
+def test_a_bad_file_costs_the_others_nothing(signatures):
+    bad = [b"", b"no image", WIDE[:-30]]
+    outputs = detect(signatures, [bad[0], WIDE, bad[1], bad[2], TALL])
+    alone = detect(signatures, [WIDE, TALL])
+    for name, values in alone.items():
+        np.testing.assert_array_equal(outputs[name][[1, 4]], values)
+    errors = [error.decode() for error in outputs.pop("errors")]
+    assert [bool(error) for error in errors] == [True, False, True, True, False]
+    assert errors[0].startswith("is no PNG, JPEG")
+    for name, values in outputs.items():
+        np.testing.assert_array_equal(values[[0, 2, 3]], 0, err_msg=name)
+
+
+def test_no_images_have_no_detections(signatures):
+    outputs = detect(signatures, [])
+    assert outputs["boxes"].shape == (0, 3, 4)
+    assert outputs["errors"].shape == (0,)
+    outputs = signatures["serving_default"](tf.zeros((0, 8, 8, 3)))
+    assert outputs["boxes"].shape == (0, 3, 4)
+
+
+def test_pixels_are_looked_at_as_files_are(signatures):
+    expected = detect(signatures, [TALL])
+    image = decode_image(TALL, 3)
+    outputs = signatures["serving_default"](
+        tf.constant(image[None], tf.float32)
+    )
+    assert outputs.keys() == expected.keys() - {"errors"}
+    for name, values in outputs.items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_full_masks_are_those_of_the_boxes(signatures):
+    expected = detect(signatures, [TALL])
+    pasted = paste_masks(
+        expected["masks"][0, :2], expected["boxes"][0, :2], 80, 64
+    )
+    for min_score, count in ((0.0, 2), (0.5, 1), (1.0, 0)):
+        outputs = signatures["full_masks"](
+            tf.constant(TALL), tf.constant(min_score)
+        )
+        np.testing.assert_array_equal(outputs["masks"], pasted[:count])
+        for name in ("boxes", "scores", "classes"):
+            np.testing.assert_array_equal(
+                outputs[name], expected[name][0, :count]
+            )
+    top, left, bottom, right = TALL_BOX
+    upper = np.flatnonzero(pasted[0].any(axis=1))
+    lower = np.flatnonzero(pasted[1].any(axis=1))
+    assert abs(upper[0] - top) <= 1
+    assert upper[-1] + 1 == lower[0]
+    assert abs(lower[-1] + 1 - bottom) <= 1
+    columns = np.flatnonzero(pasted[0].any(axis=0))
+    assert abs(columns[[0, -1]] - [left, right - 1]).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_written_detector_is_opened(detector, tmp_path):
+    detector_saved_model.write_detector(detector, tmp_path / "saved_model")
+    metadata = tmp_path / "saved_model" / "assets" / "metadata.json"
+    assert json.loads(metadata.read_text())["image_size"] == [SIZE, SIZE]
+    for folder in (tmp_path, tmp_path / "saved_model"):
+        opened = open_detector(folder)
+        assert opened.class_names == ["lower", "upper"]
+        found = opened.detect(draw(32, 128, BOX))
+        np.testing.assert_array_equal(found.boxes, [BOX, BOX])
+        np.testing.assert_array_equal(found.classes, [2, 1])
+        np.testing.assert_array_equal(found.scores, [0.75, 0.25])
+        assert found.masks.shape == (2, 28, 28)

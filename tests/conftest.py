@@ -60,7 +60,13 @@ def build_small_model():
 
 
 # Fixtures that take seconds to make.
-_DEAR_FIXTURES = ("export_dir", "launcher", "trained", "whole_run")
+_DEAR_FIXTURES = (
+    "detector_run",
+    "export_dir",
+    "launcher",
+    "trained",
+    "whole_run",
+)
 
 
 def pytest_configure(config):

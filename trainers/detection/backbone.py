@@ -84,7 +84,7 @@ class KerasBackbone(tf_keras.Model):
 
     Attributes:
         network_weights: dictionary from the paths of the network's weights,
-            such as `"c4_block2_lambda.query.kernel"`, to variables. The keys
+            such as `"c4_block2_lambda:query:kernel"`, to variables. The keys
             of checkpoints are made of these.
         random_states: list of the variables of random operations.
         output_specs: dictionary from levels to shapes.
@@ -117,6 +117,8 @@ class KerasBackbone(tf_keras.Model):
                         )
                     )
 
+    # Keras's own code has no control flow that is for TensorFlow to rewrite.
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training=None):
         # What is frozen keeps its statistics, too.
         is_training = bool(training) and self.trainable
@@ -126,7 +128,8 @@ class KerasBackbone(tf_keras.Model):
 def _make_key(weight):
     # Keras numbers the tables that several layers share.
     path = re.sub(r"(position_embeddings)_\d+", r"\1", weight.path)
-    return path.replace("/", ".")
+    # What else stands between words is escaped in checkpoints.
+    return path.replace("/", ":")
 
 
 @functools.cache

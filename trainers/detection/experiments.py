@@ -56,15 +56,15 @@ _RECTANGLES = DetectorRecipe(
     class_names=SHAPES,
     image_size=128,
     batch_size=8,
-    train_steps=200,
-    learning_rate=0.002,
+    train_steps=600,
+    learning_rate=0.005,
     overrides={
         "task": {
             "losses": {"l2_weight_decay": 0.0},
             "model": {
                 "max_level": 5,
-                "decoder": {"fpn": {"num_filters": 16}},
-                "rpn_head": {"num_filters": 16},
+                "decoder": {"fpn": {"num_filters": 32}},
+                "rpn_head": {"num_filters": 32},
                 "roi_generator": {
                     "pre_nms_top_k": 100,
                     "num_proposals": 50,
@@ -74,20 +74,20 @@ _RECTANGLES = DetectorRecipe(
                 "roi_sampler": {"num_sampled_rois": 32},
                 "detection_head": {
                     "num_convs": 1,
-                    "num_filters": 16,
-                    "fc_dims": 32,
+                    "num_filters": 32,
+                    "fc_dims": 64,
                 },
-                "mask_head": {"num_convs": 1, "num_filters": 16},
+                "mask_head": {"num_convs": 1, "num_filters": 32},
                 "mask_sampler": {"num_sampled_masks": 8},
                 "detection_generator": {
                     "pre_nms_top_k": 100,
                     "max_num_detections": 10,
                 },
-                # 200 steps are too few for averages over 100.
+                # 600 steps are too few for averages over 100.
                 "norm_activation": {"norm_momentum": 0.9},
             },
             "train_data": {
-                "shuffle_buffer_size": 96,
+                "shuffle_buffer_size": 256,
                 "parser": {
                     "aug_scale_min": 0.8,
                     "aug_scale_max": 1.25,
@@ -105,8 +105,8 @@ _RECTANGLES = DetectorRecipe(
         "trainer": {
             "steps_per_loop": 25,
             "summary_interval": 25,
-            "checkpoint_interval": 50,
-            "validation_interval": 100,
+            "checkpoint_interval": 100,
+            "validation_interval": 300,
             "optimizer_config": {
                 "optimizer": {
                     "type": "adamw_experimental",
@@ -256,7 +256,7 @@ def make_experiment(
     )
     config.override(chosen.overrides, is_strict=True)
     if params_override:
-        _override(config, params_override)
+        _override(config, params_override, "--params_override")
     return config
 
 
@@ -285,7 +285,7 @@ def _make_optimizer(learning_rate, steps):
     }
 
 
-def _override(config, text):
+def _override(config, text, name):
     import tensorflow as tf
     from official.modeling import hyperparams
 
@@ -307,7 +307,7 @@ def _override(config, text):
         cause = error.args[0] if isinstance(error, KeyError) else error
         reason = " ".join(str(cause).partition(". To extend")[0].split())
         raise UserError(
-            "--params_override must be YAML, or a file of it, with keys of "
+            f"{name} must be YAML, or a file of it, with keys of "
             f"tf-models-official's experiment: {reason}. Received: {text}"
         ) from error
 
@@ -325,7 +325,7 @@ def read_experiment(path: str | os.PathLike):
         UserError: If it cannot be read.
     """
     config = make_experiment()
-    _override(config, os.fspath(path))
+    _override(config, os.fspath(path), "The experiment of a run")
     return config
 
 

@@ -1,0 +1,105 @@
+"""The experiments: the paper's numbers, and what differs from them."""
+
+import pytest
+
+from lambda_keras.networks.lambda_resnet import DEPTHS
+from trainers.detection.experiments import RECIPES
+from trainers.detection.experiments import make_experiment
+from trainers.detection.experiments import read_experiment
+from trainers.program import UserError
+
+
+def test_default_is_the_papers_setting():
+    experiment = make_experiment()
+    task, trainer = experiment.task, experiment.trainer
+    backbone = task.model.backbone.lambda_resnet
+    assert (backbone.depth, backbone.layout) == (101, "")
+    assert backbone.scope_size == 23
+    assert task.model.input_size == [1024, 1024, 3]
+    assert task.model.num_classes == 91
+    assert task.model.norm_activation.use_sync_bn
+    head = task.model.detection_head
+    assert (head.num_convs, head.num_fcs, head.fc_dims) == (4, 1, 1024)
+    assert task.train_data.global_batch_size == 256
+    parser = task.train_data.parser
+    assert (parser.aug_scale_min, parser.aug_scale_max) == (0.1, 2.0)
+    assert task.losses.l2_weight_decay == 4e-5
+    assert trainer.train_steps == 130_000
+    optimizer = trainer.optimizer_config
+    assert optimizer.optimizer.get().momentum == 0.9
+    rate = optimizer.learning_rate.get()
+    assert rate.boundaries == [117_000, 123_500, 126_750]
+    assert rate.values == pytest.approx([0.32, 0.032, 0.0032, 0.00032])
+    warmup = optimizer.warmup.get()
+    assert (warmup.warmup_steps, warmup.warmup_learning_rate) == (1000, 0)
+    assert not task.init_checkpoint
+
+
+def test_recipes_are_the_rows_of_the_paper():
+    ratios = {
+        "lambda_resnet101": (101, "", None),
+        "lambda_resnet152": (152, "", None),
+        "resnet101": (101, "CCCC", 0.0),
+        "resnet101_se": (101, "CCCC", 0.25),
+        "resnet152": (152, "CCCC", 0.0),
+        "resnet152_se": (152, "CCCC", 0.25),
+    }
+    assert set(RECIPES) == {*ratios, "rectangles"}
+    for name, (depth, layout, ratio) in ratios.items():
+        config = make_experiment(name).task.model.backbone.lambda_resnet
+        assert depth in DEPTHS
+        assert config.depth == depth
+        assert config.layout == layout
+        assert config.squeeze_excite_ratio == ratio
+
+
+def test_learning_rate_is_in_proportion_and_drops_with_the_length():
+    experiment = make_experiment(batch_size=64, train_steps=2000)
+    rate = experiment.trainer.optimizer_config.learning_rate.get()
+    assert rate.values == pytest.approx([0.08, 0.008, 0.0008, 0.00008])
+    assert rate.boundaries == [1800, 1900, 1950]
+    warmup = experiment.trainer.optimizer_config.warmup.get()
+    assert warmup.warmup_steps == 200
+
+
+def test_rectangles_end_with_their_cosine():
+    experiment = make_experiment("rectangles", train_steps=80)
+    rate = experiment.trainer.optimizer_config.learning_rate.get()
+    assert (rate.initial_learning_rate, rate.decay_steps) == (0.005, 80)
+    assert experiment.task.model.num_classes == 4
+
+
+def test_written_experiment_is_read_again(tmp_path):
+    from official.modeling import hyperparams
+
+    experiment = make_experiment(
+        "rectangles", train="a-*", precision="mixed_bfloat16"
+    )
+    path = tmp_path / "params.yaml"
+    hyperparams.save_params_dict_to_yaml(experiment, str(path))
+    assert read_experiment(path).as_dict() == experiment.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("task.model.deth=3", "The key 'deth' does not exist"),
+        ("{trainer: {step: 3}}", "The key 'step' does not exist"),
+        ("missing.yaml", "No such file"),
+        ("{a: [", "expected"),
+        ("task=3", "'int' object"),
+    ],
+)
+def test_bad_overrides_are_one_line(override, reason):
+    with pytest.raises(UserError) as error:
+        make_experiment(params_override=override)
+    message = str(error.value)
+    assert message.startswith("--params_override must be YAML")
+    assert reason in message
+    assert "\n" not in message
+    assert message.endswith(f"Received: {override}")
+
+
+def test_unknown_recipe_is_one_line():
+    with pytest.raises(UserError, match="--recipe must be one of"):
+        make_experiment("resnet")

@@ -12,7 +12,7 @@ from PIL import ImageFont
 
 # Neighbors in this order have unlike hues; the golden ratio's share of a turn.
 _HUE_STEP = 0.381966
-_MASK_OPACITY = 0.45
+_MASK_OPACITY = 0.35
 
 
 def draw_detections(

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from official.vision.data import tfrecord_lib
 from PIL import Image
 
 from trainers.detection.shapes import Drawing
@@ -66,6 +65,9 @@ def make_file_example(
         areas: `(objects,)`, pixels, by which results are given for small,
             medium and large objects.
     """
+    # Takes seconds.
+    from official.vision.data import tfrecord_lib
+
     _, height, width = masks.shape
     suffix = name.rpartition(".")[2].lower()
     feature = tfrecord_lib.image_info_to_feature_dict(

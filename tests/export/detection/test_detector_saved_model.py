@@ -66,6 +66,17 @@ def test_boxes_are_in_pixels_of_the_upright_image(signatures):
     np.testing.assert_array_equal(outputs["masks"][:, 2], 0)
 
 
+def test_what_is_filled_up_is_no_part_of_the_image():
+    prepared, image_info = detector_saved_model.prepare_image(
+        np.full((30, 50, 3), 255, "uint8"), (64, 64)
+    )
+    np.testing.assert_allclose(
+        image_info, [[30, 50], [38, 64], [38 / 30, 64 / 50]]
+    )
+    is_filled = (prepared.numpy() == 0).all(axis=(1, 2))
+    np.testing.assert_array_equal(is_filled, np.arange(64) >= 38)
+
+
 def test_a_bad_file_costs_the_others_nothing(signatures):
     bad = [b"", b"no image", WIDE[:-30]]
     outputs = detect(signatures, [bad[0], WIDE, bad[1], bad[2], TALL])

@@ -69,7 +69,8 @@ def test_the_export_looks_at_images(export_dir, tmp_path, capsys):
     # Further to the right than the network's images reach.
     assert corners[:, 0].max() > 64
     assert (corners <= [150.01, 100.01]).all()
-    assert Image.open(tmp_path / "7_detections.png").size == (600, 400)
+    with Image.open(tmp_path / "7_detections.png") as picture:
+        assert picture.size == (600, 400)
 
 
 def remove_checkpoint(folder):

@@ -123,7 +123,7 @@ def test_programs_launch_themselves():
                 else:
                     assert f'\n    launch("{name}")\n' in text
                     programs += 1
-    assert (programs, alone) == (11, 3)
+    assert (programs, alone) == (16, 4)
 
 
 @pytest.mark.slow

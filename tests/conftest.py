@@ -65,6 +65,7 @@ _DEAR_FIXTURES = (
     "export_dir",
     "launcher",
     "trained",
+    "untrained_dir",
     "whole_run",
 )
 

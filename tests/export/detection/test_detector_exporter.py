@@ -40,7 +40,7 @@ def export(folder):
 
 
 @pytest.fixture(scope="module")
-def export_dir(tmp_path_factory):
+def detector_export(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "export"
     text = export(folder)
     assert "boxes: 2 detections, whose boxes differ by at most 0.0" in text
@@ -50,8 +50,8 @@ def export_dir(tmp_path_factory):
 pytestmark = pytest.mark.slow
 
 
-def test_an_export_is_opened(export_dir):
-    for folder in (export_dir, export_dir / "saved_model"):
+def test_an_export_is_opened(detector_export):
+    for folder in (detector_export, detector_export / "saved_model"):
         opened = open_detector(folder)
         assert opened.class_names == ["lower", "upper"]
         found = opened.detect(EXAMPLES.images[0])
@@ -61,16 +61,16 @@ def test_an_export_is_opened(export_dir):
         assert found.masks.shape == (2, 28, 28)
 
 
-def test_metadata_travel_with_it(export_dir):
-    path = export_dir / "saved_model" / "assets" / "metadata.json"
+def test_metadata_travel_with_it(detector_export):
+    path = detector_export / "saved_model" / "assets" / "metadata.json"
     metadata = json.loads(path.read_text())
     assert metadata["image_size"] == [64, 64]
     assert metadata["class_names"] == ["lower", "upper"]
     assert (metadata["min_score"], metadata["max_detections"]) == (0.05, 3)
 
 
-def test_what_finds_something_else_replaces_nothing(export_dir, monkeypatch):
-    before = read_all(export_dir)
+def test_what_finds_something_else_replaces_nothing(detector_export, monkeypatch):
+    before = read_all(detector_export)
     detect = detector_exporter.detect
 
     def detect_elsewhere(detector, image):
@@ -79,28 +79,28 @@ def test_what_finds_something_else_replaces_nothing(export_dir, monkeypatch):
 
     monkeypatch.setattr(detector_exporter, "detect", detect_elsewhere)
     with pytest.raises(VerificationError, match="Received: 4 others of 4"):
-        export(export_dir)
-    assert read_all(export_dir) == before
-    assert list(export_dir.parent.iterdir()) == [export_dir]
+        export(detector_export)
+    assert read_all(detector_export) == before
+    assert list(detector_export.parent.iterdir()) == [detector_export]
 
 
-def test_what_is_foreign_is_not_replaced(export_dir):
-    notes = export_dir / "notes.txt"
+def test_what_is_foreign_is_not_replaced(detector_export):
+    notes = detector_export / "notes.txt"
     notes.write_text("mine")
-    before = read_all(export_dir)
+    before = read_all(detector_export)
     with pytest.raises(UserError, match=r"which holds notes\.txt"):
-        export(export_dir)
-    assert read_all(export_dir) == before
+        export(detector_export)
+    assert read_all(detector_export) == before
     notes.unlink()
 
 
-def test_what_is_damaged_is_not_run(export_dir, tmp_path, capsys):
-    metadata = export_dir / "saved_model" / "assets" / "metadata.json"
+def test_what_is_damaged_is_not_run(detector_export, tmp_path, capsys):
+    metadata = detector_export / "saved_model" / "assets" / "metadata.json"
     written = metadata.read_text()
     metadata.write_text(written.replace("lower", "upper"))
     with pytest.raises(SystemExit) as end:
         Program("export.detect").start(
-            "a.png", f"--model={export_dir}", f"--output_dir={tmp_path}"
+            "a.png", f"--model={detector_export}", f"--output_dir={tmp_path}"
         )
     metadata.write_text(written)
     assert end.value.code == 2

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def export_dir(untrained_dir):
+def detector_export(untrained_dir):
     """Where the program put what it checked in a process of its own."""
     Program("export.export_detector").run(
         model_dir=str(untrained_dir), max_detections=5
@@ -29,8 +29,8 @@ def export_dir(untrained_dir):
     return untrained_dir / "export"
 
 
-def test_the_network_is_compared_where_it_is_not(export_dir):
-    report = json.loads((export_dir / "export_report.json").read_text())
+def test_the_network_is_compared_where_it_is_not(detector_export):
+    report = json.loads((detector_export / "export_report.json").read_text())
     # Those of both, on eight images.
     assert report["detections"] == 2 * 8 * 5
     assert report["missing"] == 0
@@ -43,13 +43,13 @@ def test_the_network_is_compared_where_it_is_not(export_dir):
     }
 
 
-def test_the_export_looks_at_images(export_dir, tmp_path, capsys):
+def test_the_export_looks_at_images(detector_export, tmp_path, capsys):
     drawing = draw_shapes(3, 100, 150)
     Image.fromarray(drawing.image).save(tmp_path / "7.png")
     with pytest.raises(SystemExit) as end:
         Program("export.detect").start(
             tmp_path / "7.png",
-            f"--model={export_dir}",
+            f"--model={detector_export}",
             f"--output_dir={tmp_path}",
             "--min_score=0",
         )

@@ -270,13 +270,13 @@ def _check_data(experiment, mode, *, is_dry):
     from trainers.detection.records import check_records
 
     task = experiment.task
-    for name, data in (
-        ("train", task.train_data),
-        ("validation", task.validation_data),
+    for name, verb, data in (
+        ("train", "train", task.train_data),
+        ("validation", "eval", task.validation_data),
     ):
         if data.input_path:
             check_records(data.input_path, task.model.num_classes)
-        elif not is_dry and name[:4] in mode:
+        elif verb in mode and not is_dry:
             raise UserError(
                 f"--{name} is missing: a pattern of the names of TFRecords."
             )
@@ -306,9 +306,8 @@ def _make_task(experiment, model_dir):
 
 def _make_trainer(mode, experiment, devices, model_dir):
     """Makes what `run_experiment` would, after all that can be refused."""
+    from official.core import base_trainer
     from official.core import train_utils
-
-    from trainers.detection.backbone import check_checkpoint
 
     folder = os.fspath(model_dir)
     annotations = os.path.join(folder, _ANNOTATION_FILE)
@@ -316,36 +315,44 @@ def _make_trainer(mode, experiment, devices, model_dir):
         # It may be of other data.
         tf.io.gfile.remove(annotations)
     with devices.strategy.scope():
-        trainer = train_utils.create_trainer(
+        task = _make_task(experiment, folder)
+        # Not by `train_utils.create_trainer`, which adds lines to errors.
+        model = task.build_model()
+        _check_start(task, model, folder)
+        print(_describe_model(model))
+        return base_trainer.Trainer(
             experiment,
-            _make_task(experiment, folder),
+            task,
+            model=model,
+            optimizer=train_utils.create_optimizer(task, experiment),
             train="train" in mode,
             evaluate="eval" in mode,
             checkpoint_exporter=train_utils.maybe_create_best_ckpt_exporter(
                 experiment, folder
             ),
         )
-        print(_describe_model(trainer.model))
-        last = tf.train.latest_checkpoint(folder)
-        if last:
-            check_checkpoint(trainer.model.backbone, last)
-        elif experiment.task.init_checkpoint:
-            _initialize(trainer, experiment.task.init_checkpoint)
-    return trainer
 
 
-def _initialize(trainer, path):
+def _check_start(task, model, folder):
+    """Checks the weights that training begins or goes on with."""
     from trainers.detection.backbone import check_checkpoint
 
-    last = tf.train.latest_checkpoint(path) or path
-    check_checkpoint(trainer.model.backbone, last)
-    try:
-        trainer.initialize()
-    # What it raises of heads that are others.
-    except (AssertionError, ValueError) as error:
-        raise UserError(
-            f"task.init_checkpoint must fit the model: {error}".splitlines()[0]
-        ) from error
+    last = tf.train.latest_checkpoint(folder)
+    initial = task.task_config.init_checkpoint
+    if last:
+        check_checkpoint(model.backbone, last)
+    elif initial:
+        path = tf.train.latest_checkpoint(initial) or initial
+        check_checkpoint(model.backbone, path)
+        try:
+            task.initialize(model)
+        # What it raises of other heads.
+        except (AssertionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"task.init_checkpoint must fit the model: {reason} "
+                f"Received: {initial}"
+            ) from error
 
 
 def _describe_model(model):

@@ -117,6 +117,8 @@ class KerasBackbone(tf_keras.Model):
                         )
                     )
 
+    # Keras's own code has no control flow that is for TensorFlow to rewrite.
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training=None):
         # What is frozen keeps its statistics, too.
         is_training = bool(training) and self.trainable

@@ -56,15 +56,15 @@ _RECTANGLES = DetectorRecipe(
     class_names=SHAPES,
     image_size=128,
     batch_size=8,
-    train_steps=200,
-    learning_rate=0.002,
+    train_steps=600,
+    learning_rate=0.005,
     overrides={
         "task": {
             "losses": {"l2_weight_decay": 0.0},
             "model": {
                 "max_level": 5,
-                "decoder": {"fpn": {"num_filters": 16}},
-                "rpn_head": {"num_filters": 16},
+                "decoder": {"fpn": {"num_filters": 32}},
+                "rpn_head": {"num_filters": 32},
                 "roi_generator": {
                     "pre_nms_top_k": 100,
                     "num_proposals": 50,
@@ -74,20 +74,20 @@ _RECTANGLES = DetectorRecipe(
                 "roi_sampler": {"num_sampled_rois": 32},
                 "detection_head": {
                     "num_convs": 1,
-                    "num_filters": 16,
-                    "fc_dims": 32,
+                    "num_filters": 32,
+                    "fc_dims": 64,
                 },
-                "mask_head": {"num_convs": 1, "num_filters": 16},
+                "mask_head": {"num_convs": 1, "num_filters": 32},
                 "mask_sampler": {"num_sampled_masks": 8},
                 "detection_generator": {
                     "pre_nms_top_k": 100,
                     "max_num_detections": 10,
                 },
-                # 200 steps are too few for averages over 100.
+                # 600 steps are too few for averages over 100.
                 "norm_activation": {"norm_momentum": 0.9},
             },
             "train_data": {
-                "shuffle_buffer_size": 96,
+                "shuffle_buffer_size": 256,
                 "parser": {
                     "aug_scale_min": 0.8,
                     "aug_scale_max": 1.25,
@@ -105,8 +105,8 @@ _RECTANGLES = DetectorRecipe(
         "trainer": {
             "steps_per_loop": 25,
             "summary_interval": 25,
-            "checkpoint_interval": 50,
-            "validation_interval": 100,
+            "checkpoint_interval": 100,
+            "validation_interval": 300,
             "optimizer_config": {
                 "optimizer": {
                     "type": "adamw_experimental",

@@ -40,7 +40,6 @@ def draw_predictions(
     """
     decoder = tf_example_decoder.TfExampleDecoder(include_mask=True)
     paths = tf.io.gfile.glob(experiment.task.validation_data.input_path)
-    detect = tf.function(model)
     rows = []
     for record in tf.data.TFRecordDataset(sorted(paths)).take(count):
         truth = decoder.decode(record)
@@ -56,14 +55,14 @@ def draw_predictions(
             class_names,
         )
         found = draw_detections(
-            image, *_detect(detect, experiment, image), class_names
+            image, *_detect(model, experiment, image), class_names
         )
         rows.append((true, found))
     with replacing(path) as temporary:
         _stack(rows).save(temporary)
 
 
-def _detect(detect, experiment, image):
+def _detect(model, experiment, image):
     """Returns boxes, classes, scores and masks, in pixels of the image."""
     task = experiment.task
     size = task.model.input_size[:2]
@@ -74,7 +73,7 @@ def _detect(detect, experiment, image):
             size, 2**task.model.max_level
         ),
     )
-    outputs = detect(
+    outputs = model(
         tf.cast(inputs, task.validation_data.dtype)[None],
         image_shape=info[None, 1],
         training=False,

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 from official.vision.configs.common import NormActivation
 from official.vision.modeling.backbones import factory
+from safetensors.numpy import save_file
 
 import lambda_keras
 from lambda_keras import NETWORKS
@@ -165,44 +166,30 @@ def test_checkpoint_of_another_backbone_is_refused(tmp_path):
     assert "[3, 3, 1, 1, 16] instead of [5, 5, 1, 1, 16]" in message
 
 
-def build_classifier(**kwargs):
+@pytest.fixture(scope="module")
+def classifier():
     model = lambda_keras.build_lambda_resnet(
         26,
         (32, 32, 3),
         5,
         layout="CCCL",
         width_multiplier=0.125,
+        squeeze_excite_ratio=0,
         lambda_layer=lambda filters: lambda_keras.LambdaConv(
             filters, scope_size=3
         ),
-        **kwargs,
     )
     reference.randomize_weights(model, seed=3)
     return model
 
 
-@pytest.mark.parametrize("name", ["best.keras", ""])
-def test_backbone_begins_with_a_classifier(name, tmp_path):
-    classifier = build_classifier()
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_backbone_begins_with_a_classifier(name, classifier, tmp_path):
     classifier.save(tmp_path / "best.keras")
-    features = backbone.build_features(
-        LambdaResNet(**SMALL, weights=str(tmp_path / name)), NORM, SHAPE
-    )
-    weights = {weight.path: weight for weight in classifier.weights}
-    for weight in features.weights:
-        np.testing.assert_array_equal(weight, weights[weight.path])
-
-
-def test_backbone_begins_with_a_checkpoint_of_timm(tmp_path):
-    from safetensors.numpy import save_file
-
-    classifier = build_classifier(squeeze_excite_ratio=0)
     state = make_timm_state(classifier)
     save_file(state, tmp_path / "model.safetensors")
     config = LambdaResNet(
-        **SMALL,
-        squeeze_excite_ratio=0.0,
-        weights=str(tmp_path / "model.safetensors"),
+        **SMALL, squeeze_excite_ratio=0.0, weights=str(tmp_path / name)
     )
     features = backbone.build_features(config, NORM, SHAPE)
     weights = {weight.path: weight for weight in classifier.weights}
@@ -229,10 +216,11 @@ def test_bad_configurations_are_one_line(tmp_path):
     assert "cannot be those of the backbone" in get_error(weights=str(tmp_path))
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    build_classifier().save(tmp_path / "best.keras")
-    message = get_error(width_multiplier=0.25, weights=str(tmp_path))
+def test_weights_of_another_network_are_refused(classifier, tmp_path):
+    classifier.save(tmp_path / "best.keras")
+    message = get_error(weights=str(tmp_path / "best.keras"))
     assert "The weights must be those of the same network" in message
+    assert "c2_block1_squeeze_conv is missing" in message
 
 
 def test_global_lambdas_are_of_one_size():

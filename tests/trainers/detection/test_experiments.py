@@ -65,7 +65,7 @@ def test_learning_rate_is_in_proportion_and_drops_with_the_length():
 def test_rectangles_end_with_their_cosine():
     experiment = make_experiment("rectangles", train_steps=80)
     rate = experiment.trainer.optimizer_config.learning_rate.get()
-    assert (rate.initial_learning_rate, rate.decay_steps) == (0.002, 80)
+    assert (rate.initial_learning_rate, rate.decay_steps) == (0.005, 80)
     assert experiment.task.model.num_classes == 4
 
 

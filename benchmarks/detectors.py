@@ -89,6 +89,8 @@ def build_step(recipe: str, mode: str, image_size: int):
     from trainers.detection.backbone import register_backbone
     from trainers.detection.experiments import make_experiment
 
+    # tf-models-official uses what is deprecated.
+    tf.get_logger().setLevel("ERROR")
     register_backbone()
     experiment = make_experiment(recipe, image_size=image_size, batch_size=1)
     task = task_factory.get_task(experiment.task)

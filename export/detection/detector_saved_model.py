@@ -87,7 +87,7 @@ def make_signatures(detector: Detector) -> dict[str, Callable]:
             images,
             fn_output_signature=(
                 tf.TensorSpec((*detector.image_size, 3)),
-                tf.TensorSpec((4, 2)),
+                tf.TensorSpec((3, 2)),
             ),
         )
         return run(prepared, image_info)
@@ -97,7 +97,7 @@ def make_signatures(detector: Detector) -> dict[str, Callable]:
         autograph=False,
     )
     def detect_in_files(files):
-        blank = tf.zeros((*detector.image_size, 3)), tf.zeros((4, 2))
+        blank = tf.zeros((*detector.image_size, 3)), tf.zeros((3, 2))
         (images, image_info), is_good = decode_files(files, decode, blank)
         outputs = run(images, image_info)
         return outputs | {"errors": tf.where(is_good, "", _ERROR)}
@@ -138,14 +138,16 @@ def prepare_image(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Does to an image what tf-models-official's evaluation does to it.
 
+    That calls all of the result the image, so that boxes may reach beyond it.
+
     Args:
         image: `(height, width, 3)`, 0 to 255.
         image_size: height and width of the result.
 
     Returns:
-        float32, `(*image_size, 3)`; and float32, `(4, 2)`: the height and
-        width of the image, of the result's part that shows it, and the
-        second over the first, and zeros.
+        float32, `(*image_size, 3)`; and float32, `(3, 2)`: the height and
+        width of the image, those of the part of the result that shows it, and
+        these over the first.
     """
     image = preprocess_ops.normalize_image(
         tf.cast(image, tf.float32),
@@ -155,6 +157,8 @@ def prepare_image(
     prepared, image_info = preprocess_ops.resize_and_crop_image(
         image, image_size, padded_size=image_size
     )
+    size, _, scale, _ = tf.unstack(image_info)
+    image_info = tf.stack([size, tf.round(size * scale), scale])
     return tf.ensure_shape(prepared, (*image_size, 3)), image_info
 
 
@@ -205,7 +209,7 @@ def _make_network(detector):
     @tf.function(
         input_signature=[
             tf.TensorSpec((None, *detector.image_size, 3), tf.float32),
-            tf.TensorSpec((None, 4, 2), tf.float32),
+            tf.TensorSpec((None, 3, 2), tf.float32),
         ]
     )
     def run(images, image_info):

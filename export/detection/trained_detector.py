@@ -93,7 +93,7 @@ def load_detector(
     if backbone.type == "lambda_resnet":
         backbone.lambda_resnet.weights = ""
     model = task_factory.get_task(task).build_model()
-    _restore(model, checkpoint)
+    restore(model, checkpoint)
     height, width, _ = task.model.input_size
     return Detector(
         model=model,
@@ -133,9 +133,18 @@ def _read_class_names(path, num_classes):
     return class_names
 
 
-def _restore(model, checkpoint):
-    status = tf.train.Checkpoint(model=model).read(checkpoint)
+def restore(model: tf_keras.Model, checkpoint: str) -> None:
+    """Gives a model the weights of a checkpoint.
+
+    Args:
+        model: the model, whose weights exist.
+        checkpoint: path without its suffixes.
+
+    Raises:
+        UserError: If it is of another model, or damaged.
+    """
     try:
+        status = tf.train.Checkpoint(model=model).read(checkpoint)
         status.expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -67,9 +67,12 @@ def compare_detections(
     for number, class_number in enumerate(expected["classes"]):
         candidates = np.flatnonzero(found["classes"] == class_number)
         offsets = {
-            name: np.abs(found[name][candidates] - expected[name][number])
-            .reshape(len(candidates), -1)
-            .max(axis=1, initial=0)
+            name: np.array(
+                [
+                    np.abs(found[name][n] - expected[name][number]).max()
+                    for n in candidates
+                ]
+            )
             for name in differences
         }
         fits = np.logical_and.reduce(

@@ -20,7 +20,8 @@ def untrained_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "shapes"
     folder.mkdir()
     register_backbone()
-    experiment = make_experiment("rectangles")
+    experiment = make_experiment("rectangles", image_size=64)
+    experiment.task.model.backbone.lambda_resnet.width_multiplier = 0.125
     hyperparams.save_params_dict_to_yaml(
         experiment, str(folder / "params.yaml")
     )

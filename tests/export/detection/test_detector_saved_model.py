@@ -1,7 +1,6 @@
 """What surrounds the network, with one whose detections are known."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -9,74 +8,15 @@ import tensorflow as tf
 from PIL import Image
 
 from export.detection import detector_saved_model
-from export.detection.exported_detector import open_detector
 from export.detection.masks import paste_masks
-from export.detection.trained_detector import Detector
 from export.preprocessing import decode_image
-
-SIZE = 64
-
-
-class BrightestBox:
-    """Finds what is bright, and that twice.
-
-    It is class 2 at a score of 0.75, with a mask of the upper half, and class
-    1 at 0.25, with a mask of the lower one.
-    """
-
-    def __init__(self):
-        self.score = tf.Variable(0.75)
-        self.variables = [self.score]
-
-    def __call__(self, images, image_shape, training):
-        assert not training
-        is_bright = tf.reduce_min(images, axis=-1) > 1
-        boxes = []
-        for axis in (2, 1):
-            numbers = tf.cast(tf.reduce_any(is_bright, axis), tf.int32)
-            begin = tf.argmax(numbers, axis=1)
-            end = SIZE - tf.argmax(numbers[:, ::-1], axis=1)
-            boxes.append(tf.cast(tf.stack([begin, end], 1), tf.float32))
-        # Beyond the image is nothing.
-        ends = tf.minimum(tf.stack(boxes, axis=2), image_shape[:, None])
-        box = tf.reshape(ends, (-1, 1, 4))
-        upper = tf.repeat([1.0, 0.0], 14)[:, None] * tf.ones((28, 28))
-        masks = tf.stack([upper, 1 - upper, tf.ones((28, 28))])
-
-        def repeat(value):
-            return tf.repeat(tf.constant(value)[None], len(images), axis=0)
-
-        return {
-            "detection_boxes": tf.tile(box, (1, 3, 1)),
-            "detection_scores": repeat([0.0, 0.25, 0.9])
-            + self.score * repeat([1.0, 0.0, 0.0]),
-            "detection_classes": repeat([2, 1, 9]),
-            "detection_masks": tf.repeat(masks[None], len(images), axis=0),
-            "num_detections": repeat(2),
-        }
+from tests.support.known_detector import draw
+from tests.support.known_detector import make_detector
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return Detector(
-        model=BrightestBox(),
-        image_size=(SIZE, SIZE),
-        class_names=["lower", "upper"],
-        min_score=0.05,
-        max_detections=3,
-    )
-
-
-@pytest.fixture(scope="module")
-def signatures(detector):
-    return detector_saved_model.make_signatures(detector)
-
-
-def draw(height, width, box):
-    image = np.zeros((height, width, 3), "uint8")
-    ymin, xmin, ymax, xmax = box
-    image[ymin:ymax, xmin:xmax] = 255
-    return image
+def signatures():
+    return detector_saved_model.make_signatures(make_detector())
 
 
 def encode(image, kind="PNG", **options):
@@ -124,6 +64,17 @@ def test_boxes_are_in_pixels_of_the_upright_image(signatures):
     np.testing.assert_array_equal(outputs["masks"][:, 0, :14], 1)
     np.testing.assert_array_equal(outputs["masks"][:, 0, 14:], 0)
     np.testing.assert_array_equal(outputs["masks"][:, 2], 0)
+
+
+def test_what_is_filled_up_is_no_part_of_the_image():
+    prepared, image_info = detector_saved_model.prepare_image(
+        np.full((30, 50, 3), 255, "uint8"), (64, 64)
+    )
+    np.testing.assert_allclose(
+        image_info, [[30, 50], [38, 64], [38 / 30, 64 / 50]]
+    )
+    is_filled = (prepared.numpy() == 0).all(axis=(1, 2))
+    np.testing.assert_array_equal(is_filled, np.arange(64) >= 38)
 
 
 def test_a_bad_file_costs_the_others_nothing(signatures):
@@ -180,18 +131,3 @@ def test_full_masks_are_those_of_the_boxes(signatures):
     assert abs(lower[-1] + 1 - bottom) <= 1
     columns = np.flatnonzero(pasted[0].any(axis=0))
     assert abs(columns[[0, -1]] - [left, right - 1]).max() <= 1
-
-
-@pytest.mark.slow
-def test_a_written_detector_is_opened(detector, tmp_path):
-    detector_saved_model.write_detector(detector, tmp_path / "saved_model")
-    metadata = tmp_path / "saved_model" / "assets" / "metadata.json"
-    assert json.loads(metadata.read_text())["image_size"] == [SIZE, SIZE]
-    for folder in (tmp_path, tmp_path / "saved_model"):
-        opened = open_detector(folder)
-        assert opened.class_names == ["lower", "upper"]
-        found = opened.detect(draw(32, 128, BOX))
-        np.testing.assert_array_equal(found.boxes, [BOX, BOX])
-        np.testing.assert_array_equal(found.classes, [2, 1])
-        np.testing.assert_array_equal(found.scores, [0.75, 0.25])
-        assert found.masks.shape == (2, 28, 28)

@@ -1,18 +1,16 @@
-"""The program, with a detector that nobody trained."""
+"""The program, with a network that nobody trained."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from PIL import Image
 from pycocotools.coco import COCO
 
-from export.detection.detector_exporter import detect
-from export.detection.exported_detector import open_detector
+from export.detection import trained_detector
 from export.detection.trained_detector import load_detector
 from tests.support.programs import Program
 from trainers.detection.shapes import SHAPES
@@ -24,20 +22,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def export_dir(untrained_dir):
-    """Where the program, in this process, put what it checked in another."""
+    """Where the program put what it checked in a process of its own."""
     Program("export.export_detector").run(
         model_dir=str(untrained_dir), max_detections=5
     )
     return untrained_dir / "export"
 
 
-def read_all(folder):
-    return {
-        path: path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-
-
-def test_the_report_tells_what_was_compared(export_dir):
+def test_the_network_is_compared_where_it_is_not(export_dir):
     report = json.loads((export_dir / "export_report.json").read_text())
     # Those of both, on eight images.
     assert report["detections"] == 2 * 8 * 5
@@ -51,32 +43,18 @@ def test_the_report_tells_what_was_compared(export_dir):
     }
 
 
-def test_the_export_finds_what_the_detector_does(untrained_dir, export_dir):
-    detector = load_detector(untrained_dir, max_detections=5)
-    image = draw_shapes(3, 100, 150).image
-    expected = detect(detector, image)
-    found = open_detector(export_dir).detect(image)
-    for name in ("boxes", "scores", "classes", "masks"):
-        np.testing.assert_allclose(
-            getattr(found, name), expected[name], rtol=1e-3, atol=1e-3
-        )
-    assert found.boxes[:, 3].max() > 128
-
-
-def test_detections_are_written(export_dir, tmp_path):
+def test_the_export_looks_at_images(export_dir, tmp_path, capsys):
     drawing = draw_shapes(3, 100, 150)
     Image.fromarray(drawing.image).save(tmp_path / "7.png")
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "export.detect", str(tmp_path / "7.png")),
-            *(f"--model={export_dir}", f"--output_dir={tmp_path}"),
+    with pytest.raises(SystemExit) as end:
+        Program("export.detect").start(
+            tmp_path / "7.png",
+            f"--model={export_dir}",
+            f"--output_dir={tmp_path}",
             "--min_score=0",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"{tmp_path}/7.png: ")
+        )
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/7.png: ")
     truth = COCO()
     truth.dataset = {
         "images": [{"id": 7}],
@@ -85,73 +63,55 @@ def test_detections_are_written(export_dir, tmp_path):
     }
     truth.createIndex()
     results = truth.loadRes(str(tmp_path / "detections.json"))
-    found = open_detector(export_dir).detect(drawing.image)
-    annotations = results.loadAnns(results.getAnnIds())
-    assert [row["category_id"] for row in annotations] == found.classes.tolist()
-    assert Image.open(tmp_path / "7_detections.png").size == (600, 400)
-
-
-def test_what_is_foreign_is_not_replaced(untrained_dir, export_dir, tmp_path):
-    folder = shutil.copytree(export_dir, tmp_path / "export")
-    (folder / "notes.txt").write_text("mine")
-    before = read_all(folder)
-    with pytest.raises(UserError, match=r"which holds notes\.txt"):
-        Program("export.export_detector").run(
-            model_dir=str(untrained_dir), export_dir=str(folder)
-        )
-    assert read_all(folder) == before
-
-
-def test_a_damaged_export_is_one_line(export_dir, tmp_path, capsys):
-    folder = shutil.copytree(export_dir, tmp_path / "export")
-    metadata = folder / "saved_model" / "assets" / "metadata.json"
-    metadata.write_text(metadata.read_text().replace("circle", "square"))
-    with pytest.raises(SystemExit) as end:
-        Program("export.detect").start(
-            "a.png", f"--model={folder}", f"--output_dir={tmp_path}"
-        )
-    assert end.value.code == 2
-    errors = capsys.readouterr().err
-    assert "metadata.json is damaged, changed or missing" in errors
-    assert errors.count("\n") == 1
+    boxes = np.array([row["bbox"] for row in results.anns.values()])
+    assert len(boxes) == 5
+    corners = boxes[:, :2] + boxes[:, 2:]
+    # Further to the right than the network's images reach.
+    assert corners[:, 0].max() > 64
+    assert (corners <= [150.01, 100.01]).all()
+    with Image.open(tmp_path / "7_detections.png") as picture:
+        assert picture.size == (600, 400)
 
 
 def remove_checkpoint(folder):
-    for path in folder.glob("ckpt-*"):
-        path.unlink()
+    (folder / "checkpoint").unlink()
 
 
-def rename_a_class(folder):
+def remove_parameters(folder):
+    (folder / "params.yaml").unlink()
+
+
+def name_one_class(folder):
     (folder / "metadata.json").write_text('{"class_names": ["circle"]}')
-
-
-def widen(folder):
-    path = folder / "params.yaml"
-    text = path.read_text()
-    assert "fc_dims: 32" in text
-    path.write_text(text.replace("fc_dims: 32", "fc_dims: 48"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (shutil.rmtree, "must be the folder of a run"),
-        (rename_a_class, "must name each of the 3 classes"),
+        (remove_parameters, "must be the folder of a run"),
+        (name_one_class, "must name each of the 3 classes"),
         (remove_checkpoint, "must hold a checkpoint"),
-        (widen, "The checkpoint must be of the network"),
     ],
-    ids=["no_folder", "class_names", "no_checkpoint", "other_network"],
+    ids=["no_parameters", "class_names", "no_checkpoint"],
 )
 def test_what_is_no_run_is_one_line(untrained_dir, tmp_path, change, message):
-    folder = tmp_path / "run"
-    folder.mkdir()
     for path in untrained_dir.iterdir():
         if path.is_file():
-            shutil.copy(path, folder)
-    # It names the files where they were.
-    (folder / "checkpoint").unlink()
-    tf.train.update_checkpoint_state(str(folder), "ckpt-200")
-    change(folder)
+            shutil.copy(path, tmp_path)
+    change(tmp_path)
     with pytest.raises(UserError, match=message) as error:
-        load_detector(folder)
+        load_detector(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(tmp_path):
+    def build(units):
+        dense = tf_keras.layers.Dense(units)
+        dense.build((None, 3))
+        return dense
+
+    path = tf.train.Checkpoint(model=build(2)).write(str(tmp_path / "ckpt"))
+    trained_detector.restore(build(2), path)
+    with pytest.raises(UserError, match="must be of the network") as error:
+        trained_detector.restore(build(4), path)
     assert "\n" not in str(error.value)

@@ -3,7 +3,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test test-quick test-backends test-peers test-web web lint format
+.PHONY: demo test test-quick test-backends test-detection test-peers test-web \
+    web lint format
 
 PAGE_PACKAGES := export/web/node_modules/.package-lock.json
 EXPORT ?= $(shell ls -dt runs/*/export 2>/dev/null | head -n 1)
@@ -17,11 +18,16 @@ demo: .venv/ready
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) -m "not detection"
+
+# Trains and exports detectors, in two minutes or so.
+test-detection: .venv/ready
+	$(PYTEST) tests/trainers/detection tests/export/detection \
+	    tests/examples/test_detect_shapes.py
 
 # For the edit loop: without what trains, exports or starts programs.
 test-quick: .venv/ready
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not detection"
 
 # The layers on the other backends of Keras, without TensorFlow.
 BACKENDS := jax torch

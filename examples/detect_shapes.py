@@ -6,7 +6,8 @@ draws images of circles, triangles and rectangles that cover each other, and
 runs programs of this project one after the other, each with its command line:
 Mask R-CNN with a small LambdaResNet is trained on a thousand of them,
 evaluated on a hundred others, exported, and looks at a few more. Nothing is
-downloaded. Everything is written to a new folder in runs/.
+downloaded. Everything is written to a new folder in runs/. Takes eight minutes
+on two busy cores.
 
     python -m examples.detect_shapes --compare
 
@@ -37,7 +38,7 @@ _COMPARE = flags.DEFINE_bool(
     "compare", False, "Whether to compare with a convolutional network."
 )
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", 800, "Of 8 images each.", lower_bound=1
+    "train_steps", 600, "Of 8 images each.", lower_bound=1
 )
 
 _NUM_TRAIN = 1000

@@ -77,6 +77,10 @@ def pytest_configure(config):
             os.environ.setdefault(name, "1")
 
 
+# What tf-models-official takes a minute to train or to export.
+_DETECTORS = ("detector_export", "detector_run", "untrained_dir")
+
+
 # Before pytest-xdist reads the groups.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
@@ -85,6 +89,8 @@ def pytest_collection_modifyitems(items):
             if name in item.fixturenames:
                 item.add_marker(pytest.mark.xdist_group(name))
                 item.add_marker(pytest.mark.slow)
+        if any(name in item.fixturenames for name in _DETECTORS):
+            item.add_marker(pytest.mark.detection)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,9 @@ def test_metadata_travel_with_it(detector_export):
     assert (metadata["min_score"], metadata["max_detections"]) == (0.05, 3)
 
 
-def test_what_finds_something_else_replaces_nothing(detector_export, monkeypatch):
+def test_what_finds_something_else_replaces_nothing(
+    detector_export, monkeypatch
+):
     before = read_all(detector_export)
     detect = detector_exporter.detect
 

@@ -77,7 +77,7 @@ def pytest_configure(config):
             os.environ.setdefault(name, "1")
 
 
-# What tf-models-official takes a minute to train or to export.
+# What tf-models-official takes long to train or to export.
 _DETECTORS = ("detector_export", "detector_run", "untrained_dir")
 
 

@@ -25,6 +25,7 @@ def test_pipelines_do_what_their_names_say_and_get_a_row_each(
         return measure(dataset, count)
 
     monkeypatch.setattr(input_pipeline, "measure", keep_one)
+    monkeypatch.setattr(input_pipeline, "_NUM_IMAGES", 8)
     PROGRAM.run(
         image_size=19,
         batch_size=5,

@@ -13,6 +13,8 @@ from export.preprocessing import decode_image
 from tests.support.known_detector import draw
 from tests.support.known_detector import make_detector
 
+pytestmark = [pytest.mark.detection, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def signatures():

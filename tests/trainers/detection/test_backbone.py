@@ -25,7 +25,7 @@ from trainers.detection.experiments import RECIPES
 from trainers.program import UserError
 
 # Builds whole models: not for the edit loop.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.detection, pytest.mark.slow]
 
 SMALL = {
     "depth": 26,
@@ -285,7 +285,6 @@ def test_recipes_without_squeeze_excite_have_the_papers_size(recipe, millions):
     assert round((count_parameters(features) + classifier) / 1e6, 1) == millions
 
 
-@pytest.mark.detection
 def test_mirrored_step_equals_that_of_one_device(tmp_path):
     path = tmp_path / "results.npz"
     # In one thread, devices that wait for each other would wait for ever.

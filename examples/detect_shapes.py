@@ -46,15 +46,6 @@ _NUM_VALIDATION = 100
 _NUM_SCENES = 6
 _SCENE_SIZE = (256, 256)
 _SEEDS = (0, 1, 2)
-_LEARNING_RATE = 0.005
-# Kinds of shapes are harder to tell apart than colors.
-_HEADS = {
-    "decoder": {"fpn": {"num_filters": 32}},
-    "rpn_head": {"num_filters": 32},
-    "detection_head": {"num_filters": 32, "fc_dims": 128},
-    "mask_head": {"num_filters": 32},
-    "roi_sampler": {"num_sampled_rois": 48},
-}
 _LAYOUTS = {"lambda layers": "CCLL", "convolutions": "CCCC"}
 # No drawing is in two of them.
 _FIRST_SEEDS = {"train": 0, "validation": 100_000, "scenes": 200_000}
@@ -114,7 +105,7 @@ def train(
     steps = _TRAIN_STEPS.value
     backbone = {"lambda_resnet": {"layout": layout}}
     overrides = {
-        "task": {"model": {"backbone": backbone, **_HEADS}},
+        "task": {"model": {"backbone": backbone}},
         # Once, at the end.
         "trainer": {"validation_interval": steps},
     }
@@ -124,7 +115,6 @@ def train(
         f"--train={records}/train-*",
         f"--validation={records}/validation-*",
         f"--train_steps={steps}",
-        f"--learning_rate={_LEARNING_RATE}",
         f"--seed={seed}",
         f"--params_override={json.dumps(overrides)}",
         f"--model_dir={model_dir}",

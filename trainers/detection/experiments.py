@@ -71,11 +71,11 @@ _RECTANGLES = DetectorRecipe(
                     "test_pre_nms_top_k": 100,
                     "test_num_proposals": 50,
                 },
-                "roi_sampler": {"num_sampled_rois": 32},
+                "roi_sampler": {"num_sampled_rois": 48},
                 "detection_head": {
                     "num_convs": 1,
                     "num_filters": 32,
-                    "fc_dims": 64,
+                    "fc_dims": 128,
                 },
                 "mask_head": {"num_convs": 1, "num_filters": 32},
                 "mask_sampler": {"num_sampled_masks": 8},

@@ -27,7 +27,7 @@ test-detection: .venv/ready
 
 # For the edit loop: without what trains, exports or starts programs.
 test-quick: .venv/ready
-	$(PYTEST) -m "not slow and not detection"
+	$(PYTEST) -m "not slow"
 
 # The layers on the other backends of Keras, without TensorFlow.
 BACKENDS := jax torch

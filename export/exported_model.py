@@ -101,7 +101,7 @@ def hash_file(path: pathlib.Path) -> str:
 
 
 def _read_metadata(model_format, model_path):
-    with _explaining("its metadata cannot be read", model_path):
+    with explaining(f"{_RULE} its metadata cannot be read", model_path):
         metadata = model_format.read_metadata(model_path)
     wrong = _find_wrong(metadata)
     if wrong:
@@ -112,10 +112,17 @@ def _read_metadata(model_format, model_path):
 
 
 @contextlib.contextmanager
-def _explaining(what: str, model_path: pathlib.Path) -> Iterator[None]:
+def explaining(problem: str, model_path: pathlib.Path) -> Iterator[None]:
     """Makes one line of what is raised of a model within the block.
 
     A damaged file makes zipfile, json and the runtimes raise anything.
+
+    Args:
+        problem: the rule that is broken, and how.
+        model_path: what is read.
+
+    Raises:
+        InputError: If anything is raised.
     """
     try:
         yield
@@ -129,7 +136,7 @@ def _explaining(what: str, model_path: pathlib.Path) -> Iterator[None]:
         reason = textwrap.shorten(str(error), 200, placeholder="...")
         described = f"{type(error).__name__}: {reason}".rstrip(".: ")
         raise InputError(
-            f"{_RULE} {what}: {described}. Received: {model_path}"
+            f"{problem}: {described}. Received: {model_path}"
         ) from error
 
 
@@ -162,7 +169,7 @@ def _find_wrong(metadata):
 
 def _load(model_format, model_path, metadata):
     # Some runtimes raise only when they run it.
-    with _explaining("cannot be run", model_path):
+    with explaining(f"{_RULE} cannot be run", model_path):
         runs = model_format.load(model_path)
         probabilities, _ = runs["image_bytes"]([_make_image()])
     _, num_classes = probabilities.shape

@@ -58,7 +58,6 @@ from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
 
-EXPERIMENT_FILE = "params.yaml"
 PICTURE_FILE = "detections.png"
 # tf-models-official makes it of the records that a run is evaluated on.
 _ANNOTATION_FILE = "annotation.json"
@@ -227,7 +226,7 @@ def configure_keras(run: settings.DetectorRun) -> None:
 
 
 def _check_model(model_dir, experiment):
-    path = model_dir / EXPERIMENT_FILE
+    path = model_dir / experiments.EXPERIMENT_FILE
     theirs = _flatten(experiments.read_experiment(path).as_dict())
     ours = _flatten(experiment.as_dict())
     differences = [
@@ -372,7 +371,7 @@ def _write_run(model_dir, run, experiment, class_names):
     run_folder.write_json(
         model_dir / run_folder.METADATA_FILE, {"class_names": class_names}
     )
-    with files.replacing(model_dir / EXPERIMENT_FILE) as temporary:
+    with files.replacing(model_dir / experiments.EXPERIMENT_FILE) as temporary:
         hyperparams.save_params_dict_to_yaml(written, os.fspath(temporary))
     run_folder.write_json(
         model_dir / run_folder.FLAGS_FILE, knobs.read_knobs(run)

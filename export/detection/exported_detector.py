@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,8 +9,12 @@ import numpy as np
 
 from export.command_line import InputError
 from export.exported_model import check_checksums
+from export.exported_model import explaining
 
-_RULE = "--model must be written by export.export_detector and be whole, but"
+_PROBLEM = (
+    "--model must be written by export.export_detector and be whole, but it "
+    "cannot be run"
+)
 
 
 class Detections(NamedTuple):
@@ -67,22 +70,10 @@ def open_detector(model_path: pathlib.Path) -> ExportedDetector:
             f"export.export_detector. Received: {model_path}"
         )
     check_checksums(folder)
-    try:
+    with explaining(_PROBLEM, model_path):
         class_names = _read_class_names(folder)
         detect = _load(folder)
         detect(np.zeros((8, 8, 3), "uint8"))
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} must be installed to run a SavedModel. "
-            f"Received: --model={model_path}"
-        ) from error
-    # A damaged file makes TensorFlow raise anything.
-    except Exception as error:
-        reason = textwrap.shorten(str(error), 200, placeholder="...")
-        raise InputError(
-            f"{_RULE} it cannot be run: {type(error).__name__}: {reason} "
-            f"Received: {model_path}"
-        ) from error
     return ExportedDetector(class_names, detect)
 
 

@@ -9,10 +9,10 @@ from official.core import task_factory
 
 from trainers import run_folder
 from trainers.detection.backbone import register_backbone
+from trainers.detection.experiments import EXPERIMENT_FILE
 from trainers.detection.experiments import read_experiment
 from trainers.program import UserError
 
-_PARAMETERS_FILE = "params.yaml"
 _PREPROCESSING = (
     "Decode to colors, a JPEG upright by its EXIF orientation; shrink or "
     "enlarge bilinearly to the largest size of the same proportions within "
@@ -72,7 +72,7 @@ def load_detector(
     Raises:
         UserError: If a file is missing or does not fit.
     """
-    experiment = _read_experiment(model_dir / _PARAMETERS_FILE)
+    experiment = _read_experiment(model_dir / EXPERIMENT_FILE)
     task = experiment.task
     class_names = _read_class_names(
         model_dir / run_folder.METADATA_FILE, task.model.num_classes - 1

@@ -4,9 +4,10 @@ r"""Checks an exported detector, beside what the restored one detected.
         --examples=FOLDER --report=FILE.json
 
 `export.export_detector` runs this in a process of its own, in which neither
-the network nor `lambda_keras` nor `official` exists, as on the machine that
-will use the export. The examples are images, and expected.npz with what the
-restored detector says of them. Writes to FILE.json what was compared.
+the network nor `lambda_keras` nor `official` is imported, as on a machine that
+only uses the export. The examples are images, and beside each an .npz file
+with what the restored detector says of it. Writes to FILE.json what was
+compared.
 """
 
 if __name__ == "__main__":

@@ -313,21 +313,16 @@ def _read_images(tensor, data, channels, max_pixels):
 
 
 def _find_outputs(content):
-    outputs = content.get("outputs")
-    if not outputs:
-        return ["probabilities"]
-    names = (
-        [
-            output.get("name") if isinstance(output, dict) else output
-            for output in outputs
-        ]
-        if isinstance(outputs, list)
-        else [outputs]
-    )
+    outputs = content.get("outputs") or [{"name": "probabilities"}]
+    try:
+        names = [output["name"] for output in outputs]
+    # Of no list, or of what are no objects with names.
+    except (TypeError, KeyError):
+        names = [None]
     if not all(name in _OUTPUTS for name in names):
         raise RequestError(
             400,
             f"outputs must be of {', '.join(_OUTPUTS)}. "
-            f"Received: {shorten(names)}",
+            f"Received: {shorten(outputs)}",
         )
     return names

@@ -44,7 +44,6 @@ class ServedModel:
         metrics: where to note what is done.
 
     Attributes:
-        path: as above.
         version: as above.
         metadata: what `Classifier.describe` said of it.
         format: its `export.formats.Format`.
@@ -71,7 +70,6 @@ class ServedModel:
                 "of earlier versions lack; export it again. "
                 f"Received: {path}"
             )
-        self.path = path
         self.version = version
         self.metadata = opened.metadata
         self.format = opened.format

@@ -1,8 +1,9 @@
 """The REST API of TensorFlow Serving.
 
-Requests are answered as TensorFlow Serving would with the SavedModel of the
-same export, but for three things. `{"b64": ...}` needs no `signature_name`;
-without it, an image in error refuses the request. With `"signature_name":
+Answers have the form of TensorFlow Serving's for the SavedModel of the same
+export, of whose signatures `serving_default`, `serve` and `image_bytes` are
+served. Three things differ. `{"b64": ...}` needs no `signature_name`; without
+it, an image in error refuses the request. With `"signature_name":
 "image_bytes"`, the probabilities of an image in error are null, because JSON
 has no NaN. And the images of a request may be of several sizes.
 
@@ -109,27 +110,23 @@ def _make_state(version, error=""):
 
 
 def _describe_signatures(metadata):
-    sizes = {_IMAGES: [-1, -1, -1, metadata["channels"]], _FILES: [-1]}
-    probabilities = [-1, len(metadata["class_names"])]
+    probabilities = _describe_tensor(
+        "probabilities", "DT_FLOAT", [-1, len(metadata["class_names"])]
+    )
+    errors = _describe_tensor("errors", "DT_STRING", [-1])
+    sizes = [-1, -1, -1, metadata["channels"]]
+    inputs = {
+        _IMAGES: {_IMAGES: _describe_tensor(_IMAGES, "DT_FLOAT", sizes)},
+        _FILES: {_FILES: _describe_tensor(_FILES, "DT_STRING", [-1])},
+    }
+    outputs = {
+        _IMAGES: {"probabilities": probabilities},
+        _FILES: {"probabilities": probabilities, "errors": errors},
+    }
     return {
         name: {
-            "inputs": {
-                kind: _describe_tensor(
-                    kind,
-                    "DT_STRING" if kind == _FILES else "DT_FLOAT",
-                    sizes[kind],
-                )
-            },
-            "outputs": {
-                "probabilities": _describe_tensor(
-                    "probabilities", "DT_FLOAT", probabilities
-                )
-            }
-            | (
-                {"errors": _describe_tensor("errors", "DT_STRING", [-1])}
-                if kind == _FILES
-                else {}
-            ),
+            "inputs": inputs[kind],
+            "outputs": outputs[kind],
             "method_name": "tensorflow/serving/predict",
         }
         for name, kind in _SIGNATURES.items()

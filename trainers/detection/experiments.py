@@ -11,6 +11,9 @@ from trainers.detection.coco_classes import COCO_CLASSES
 from trainers.detection.shapes import SHAPES
 from trainers.program import UserError
 
+# Of a run, in its folder.
+EXPERIMENT_FILE = "params.yaml"
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectorRecipe:

@@ -7,6 +7,7 @@ tensors that a signature names; so does this, with the messages of its clients.
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 from tensorflow_serving.apis import predict_pb2
 
@@ -112,3 +113,27 @@ def test_metadata_has_all_signatures(serve):
     for name in names:
         method = unpacked.signature_def[name].method_name
         assert method == "tensorflow/serving/predict"
+
+
+def read_tensors(tensors):
+    return {
+        name: (
+            tensor["dtype"],
+            [axis["size"] for axis in tensor["tensor_shape"]["dim"]],
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def test_server_describes_the_same_signatures(serve, onnx_server):
+    _, signatures = serve
+    _, answer = onnx_server.ask("/v1/models/digits/metadata")
+    described = answer["metadata"]["signature_def"]["signature_def"]
+    assert set(described) == {"serving_default", "serve", "image_bytes"}
+    for name, signature in described.items():
+        actual = json_format.MessageToDict(
+            signatures[name], preserving_proto_field_name=True
+        )
+        assert signature["method_name"] == actual["method_name"]
+        for side in ("inputs", "outputs"):
+            assert read_tensors(signature[side]) == read_tensors(actual[side])

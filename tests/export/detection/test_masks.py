@@ -42,6 +42,14 @@ def test_half_a_mask_fills_half_of_its_box():
     assert (left == fill(70, 80, (0, 28), (0, 14))).all()
 
 
+@pytest.mark.parametrize(("share", "is_inside"), [(0.49, False), (0.51, True)])
+def test_more_than_half_is_inside(share, is_inside):
+    mask = np.full((1, 28, 28), share, "float32")
+    # Larger than the image, whose middle no edge of the mask is near.
+    pasted = masks.paste_masks(mask, np.array([[-9, -9, 19, 19]]), 10, 10)
+    assert (pasted == is_inside).all()
+
+
 def draw_mask():
     random = np.random.default_rng(0)
     return random.uniform(size=(11, 7)) > 0.6

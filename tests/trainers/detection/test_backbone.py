@@ -87,6 +87,15 @@ def test_levels_are_the_stages_of_the_network():
         np.testing.assert_array_equal(outputs[str(n)], expected)
 
 
+def test_normalizations_are_the_detectors():
+    settings = {
+        (layer.momentum, layer.epsilon, layer.synchronized)
+        for layer in build_backbone()._get_network().layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert settings == {(0.5, 0.001, True)}
+
+
 def test_step_moves_all_variables_and_statistics():
     model = build_backbone()
     before = read_weights(model)

@@ -1,0 +1,1 @@
+"""Labels that a trained network gives, and what is trained with them."""

@@ -11,6 +11,10 @@ for ten times as many records is what this is for. All counts that the programs
 report are compared with what was written, and the exit code is 1 if one is
 another. Every thousandth image is cut off. Takes a gigabyte of disk and half
 an hour or so on two cores.
+
+    python -m benchmarks.label_scale --records=20000 --photographs
+
+does so with JPEGs of 500 x 375 pixels and 100 KB, the size of ImageNet's.
 """
 
 import json
@@ -38,12 +42,19 @@ _RECORDS = flags.DEFINE_integer(
 _RECORDS_PER_SHARD = flags.DEFINE_integer(
     "records_per_shard", 10_000, "Images in a file.", lower_bound=1
 )
+_PHOTOGRAPHS = flags.DEFINE_bool(
+    "photographs", False, "Whether images are of the size of photographs."
+)
 _FOLDER = flags.DEFINE_string(
     "folder", None, "Where to write; by default a temporary folder."
 )
 
 _CLASS_NAMES = [f"class {letter}" for letter in "abcdefghij"]
+# Of the network's images.
 _SIZE = 8
+_PHOTOGRAPH_SHAPE = (375, 500, 3)
+# Noise of this shape then has 100 KB.
+_PHOTOGRAPH_QUALITY = 65
 _BAD_EVERY = 1000
 _MOST_PER_CLASS = 1000
 
@@ -100,6 +111,7 @@ def write_images(folder: pathlib.Path, count: int, per_shard: int) -> int:
     from trainers.data.records import IMAGE_KEY
 
     folder.mkdir()
+    shape = _PHOTOGRAPH_SHAPE if _PHOTOGRAPHS.value else (_SIZE, _SIZE, 1)
     random = np.random.default_rng(0)
     starts = range(0, count, per_shard)
     bad = 0
@@ -107,8 +119,8 @@ def write_images(folder: pathlib.Path, count: int, per_shard: int) -> int:
         name = f"images-{shard:05}-of-{len(starts):05}"
         with tf.io.TFRecordWriter(str(folder / name)) as writer:
             for number in range(first, min(first + per_shard, count)):
-                pixels = random.integers(0, 256, (_SIZE, _SIZE, 1), np.uint8)
-                contents = tf.io.encode_png(pixels).numpy()
+                pixels = random.integers(0, 256, shape, np.uint8)
+                contents = _encode(pixels)
                 if number % _BAD_EVERY == _BAD_EVERY - 1:
                     contents = contents[: len(contents) // 2]
                     bad += 1
@@ -122,6 +134,14 @@ def write_images(folder: pathlib.Path, count: int, per_shard: int) -> int:
     return bad
 
 
+def _encode(pixels):
+    import tensorflow as tf
+
+    if not _PHOTOGRAPHS.value:
+        return tf.io.encode_png(pixels).numpy()
+    return tf.io.encode_jpeg(pixels, quality=_PHOTOGRAPH_QUALITY).numpy()
+
+
 def export_network(folder: pathlib.Path) -> pathlib.Path:
     """Exports a network of one layer; returns the SavedModel."""
     import keras
@@ -129,7 +149,7 @@ def export_network(folder: pathlib.Path) -> pathlib.Path:
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
-            keras.Input((_SIZE, _SIZE, 1)),
+            keras.Input((_SIZE, _SIZE, 3 if _PHOTOGRAPHS.value else 1)),
             keras.layers.Rescaling(1 / 32),
             keras.layers.Flatten(),
             keras.layers.Dense(len(_CLASS_NAMES)),

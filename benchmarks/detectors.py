@@ -140,6 +140,8 @@ def _make_inputs(task, config, image_size):
         with tf.io.TFRecordWriter(path) as writer:
             writer.write(make_example(drawing, 1).SerializeToString())
         config.input_path = path
+        # Thousands of copies of the one image would take gigabytes.
+        config.shuffle_buffer_size = 1
         return next(iter(task.build_inputs(config)))
 
 

@@ -28,7 +28,7 @@ def test_the_labelled_images_are_as_many_of_each_class():
     np.testing.assert_array_equal(chosen, again)
     others = PROGRAM.module.choose_labelled(labels, 4, seed=4)
     assert set(chosen) != set(others)
-    with pytest.raises(UserError, match="be below 9. Received: 9"):
+    with pytest.raises(UserError, match=r"be below 9\. Received: 9"):
         PROGRAM.module.choose_labelled(labels, 9, seed=3)
 
 

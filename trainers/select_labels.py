@@ -1,0 +1,219 @@
+r"""Chooses among labels that a trained network gave, to train another with.
+
+    python -m trainers.select_labels --labels=labels --output=selected \
+        --min_confidence=0.5 --most_per_class=130000 --least_per_class=130000
+
+keeps the images whose surest class has a probability of at least
+--min_confidence, and of each class the --most_per_class surest. A class with
+fewer than --least_per_class has its images repeated, the surest first, so that
+classes may become equally frequent.
+
+--labels is a folder that `export.label_images` wrote, or a pattern of files in
+it. --output then has a shard of TFRecords for each of these, whose records are
+the same, with the probabilities, or without them with --hard; labels.txt and
+teacher.json, once all are whole; report.json with the numbers of images, in all
+and of each class; and confidence.png, classes.png and samples.png. Both may be
+on any file system that Apache Beam knows.
+
+Stopped in any way, the same command goes on with what it had not done yet, and
+ends in the same files. --runner and options of Beam behind -- say where it
+runs, such as
+
+    -- --direct_num_workers=4 --direct_running_mode=multi_processing
+"""
+
+if __name__ == "__main__":
+    from trainers.launch import launch
+
+    launch("trainers.select_labels")
+
+import glob
+import json
+import re
+
+from absl import flags
+
+from trainers.data.records import CLASSES_FILES
+from trainers.data.records import is_pattern
+from trainers.program import UserError
+from trainers.program import run_program
+from trainers.pseudo_labels import label_records
+from trainers.pseudo_labels import pipelines
+from trainers.pseudo_labels import selecting
+from trainers.pseudo_labels import selection_pictures
+from trainers.pseudo_labels import shards
+from trainers.pseudo_labels.selection_report import format_summary
+
+_LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "Folder that export.label_images wrote, or a pattern of files in it. "
+    "Required.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for what is chosen. Required."
+)
+_MIN_CONFIDENCE = flags.DEFINE_float(
+    "min_confidence",
+    0.0,
+    "Least probability of an image's surest class.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_MOST_PER_CLASS = flags.DEFINE_integer(
+    "most_per_class",
+    None,
+    "Images of a class, at most. Required.",
+    lower_bound=1,
+)
+_LEAST_PER_CLASS = flags.DEFINE_integer(
+    "least_per_class",
+    0,
+    "Images of a class, at least: if they are fewer, they are repeated.",
+    lower_bound=0,
+)
+_HARD = flags.DEFINE_bool(
+    "hard", False, "Write the surest class alone, without probabilities."
+)
+_ALLOW_EMPTY_CLASSES = flags.DEFINE_bool(
+    "allow_empty_classes",
+    False,
+    "Go on though no image of some class is confident.",
+)
+_RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Runner of Beam.")
+# Settings and labels of a selection.
+_SELECTION_FILE = "selection.json"
+_SHARD_NAME = re.compile(r"-\d+-of-(\d+)$")
+_MOST_NAMED_CLASSES = 5
+
+
+def _find_shards(labels):
+    """Returns the folder of labels, and path and bytes of each shard."""
+    is_folder = not is_pattern(labels) and not _SHARD_NAME.search(labels)
+    if is_folder:
+        folder = labels
+        pattern = shards.join(
+            glob.escape(labels), "labels-[0-9]*-of-[0-9]*[0-9]"
+        )
+    else:
+        folder = labels.rpartition("/")[0] or "."
+        pattern = labels
+    try:
+        found = shards.match_files(pattern)
+    except OSError as error:
+        raise UserError(
+            f"It cannot be looked for: {error}. Received: --labels={labels}"
+        ) from error
+    if not found:
+        raise UserError(
+            "--labels must be a folder that export.label_images wrote, or a "
+            f"pattern of files in it. Received: {labels}"
+        )
+    if is_folder:
+        count = int(_SHARD_NAME.search(found[0][0])[1])
+        if len(found) != count:
+            raise UserError(
+                "--labels must be whole: let export.label_images end, or give "
+                "a pattern of the files that are there. Received: "
+                f"{len(found)} of {count} in {labels}"
+            )
+    return folder, found
+
+
+def _open_output(output, selection):
+    """Makes a folder, or checks that it is one of the same selection."""
+    path = shards.join(output, _SELECTION_FILE)
+    if shards.exists(path):
+        with shards.fetching(path) as local:
+            found = json.loads(local.read_text())
+        others = [
+            name
+            for name, value in selection.items()
+            if found.get(name) != value
+        ]
+        if others:
+            raise UserError(
+                "--output holds another selection; choose another folder. "
+                f"Received: {output}, with another {others[0]}"
+            )
+        return
+    if shards.exists(shards.join(output, label_records.TEACHER_FILE)):
+        raise UserError(
+            "--output must be a folder of its own, and not of labels. "
+            f"Received: {output}"
+        )
+    for folder in selecting.FOLDERS:
+        shards.make_folder(shards.join(output, folder))
+    with shards.replacing(path) as local:
+        local.write_text(json.dumps(selection, indent=2) + "\n")
+
+
+def _check_classes(report):
+    """Checks that each class has an image."""
+    classes = report["classes"]
+    empty = [row["name"] for row in classes if not row["chosen"]]
+    if not empty or (_ALLOW_EMPTY_CLASSES.value and len(empty) < len(classes)):
+        return
+    names = ", ".join(empty[:_MOST_NAMED_CLASSES])
+    rest = " and others" if len(empty) > _MOST_NAMED_CLASSES else ""
+    raise UserError(
+        f"Of {len(empty)} of {len(classes)} classes no image has a confidence "
+        f"of {_MIN_CONFIDENCE.value:g}: {names}{rest}. Choose a lower "
+        "--min_confidence and another --output, or, if some classes have "
+        "images, --allow_empty_classes."
+    )
+
+
+def _finish(output, teacher):
+    """Writes what says that all records are there, and whose they are."""
+    with shards.replacing(shards.join(output, CLASSES_FILES[0])) as local:
+        local.write_text("".join(f"{name}\n" for name in teacher.class_names))
+    label_records.write_teacher(output, teacher)
+
+
+def main(argv: list[str]) -> None:
+    for flag in (_LABELS, _OUTPUT, _MOST_PER_CLASS):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing.")
+    if _LEAST_PER_CLASS.value > _MOST_PER_CLASS.value:
+        raise UserError(
+            "--least_per_class must be at most --most_per_class. Received: "
+            f"{_LEAST_PER_CLASS.value} and {_MOST_PER_CLASS.value}"
+        )
+    options = pipelines.parse_options(argv[1:], _RUNNER.value)
+    labels, output = (flag.value.rstrip("/") for flag in (_LABELS, _OUTPUT))
+    folder, found = _find_shards(labels)
+    teacher = label_records.read_teacher(folder)
+    settings = {
+        "labels": labels,
+        "teacher": teacher.fingerprint,
+        "min_confidence": _MIN_CONFIDENCE.value,
+        "most_per_class": _MOST_PER_CLASS.value,
+        "least_per_class": _LEAST_PER_CLASS.value,
+        "hard": _HARD.value,
+    }
+    files = {path.rpartition("/")[2]: size for path, size in found}
+    try:
+        _open_output(output, {**settings, "files": files})
+    except OSError as error:
+        raise UserError(
+            f"--output cannot be written: {error}. Received: {output}"
+        ) from error
+    paths = [path for path, _ in found]
+    report_file = shards.join(output, selecting.REPORT_FILE)
+    if not shards.exists(report_file):
+        selecting.choose_records(paths, teacher, settings, output, options)
+    with shards.fetching(report_file) as local:
+        report = json.loads(local.read_text())
+    _check_classes(report)
+    selecting.copy_records(
+        paths, teacher, output, options, is_soft=not _HARD.value
+    )
+    selection_pictures.draw_selection(output, report)
+    _finish(output, teacher)
+    print(format_summary(report))
+    print(f"Selected labels in {output}")
+
+
+def run() -> None:
+    run_program(main)

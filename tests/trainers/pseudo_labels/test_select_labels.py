@@ -2,6 +2,7 @@
 
 import collections
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -132,7 +133,7 @@ def test_copies_are_mixed(tmp_path):
     path = str(tmp_path / "selected" / "selected-00000-of-00001")
     records = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
     assert sorted(collections.Counter(records).values()) == [40, 40, 40]
-    neighbors = [a == b for a, b in zip(records, records[1:], strict=False)]
+    neighbors = [a == b for a, b in itertools.pairwise(records)]
     assert 0.15 < np.mean(neighbors) < 0.5
 
 
@@ -305,7 +306,7 @@ def test_damaged_file_is_named(tmp_path):
 def test_class_without_images_is_named(labels, tmp_path):
     output = tmp_path / "selected"
     flags = {"min_confidence": 0.8125}
-    with pytest.raises(UserError, match="1 of 3 classes .* of 0.8125: eel"):
+    with pytest.raises(UserError, match=r"1 of 3 classes .*0\.8125: eel"):
         select(labels, output, **flags)
     select(labels, output, allow_empty_classes=True, **flags)
     report = json.loads((output / "report.json").read_text())
@@ -315,11 +316,9 @@ def test_class_without_images_is_named(labels, tmp_path):
 def test_no_image_at_all_is_an_error(labels, tmp_path):
     with pytest.raises(UserError, match="Of 3 of 3 classes no image has"):
         select(
-            labels,
+            f"{labels}/labels-00000-of-*",
             tmp_path / "selected",
             min_confidence=1.0,
-            most_per_class=1,
-            least_per_class=0,
             allow_empty_classes=True,
         )
 
@@ -347,7 +346,7 @@ def test_other_selection_is_left_alone(labels, selected, tmp_path):
     selection_file = tmp_path / "selected" / "selection.json"
     found = json.loads(selection_file.read_text()) | {"labels": str(other)}
     selection_file.write_text(json.dumps(found))
-    with pytest.raises(UserError, match="with another files$"):
+    with pytest.raises(UserError, match=r"with another files$"):
         select(other, tmp_path / "selected")
     assert read_tree(selected) == tree
 

@@ -28,6 +28,7 @@ if __name__ == "__main__":
     launch("trainers.select_labels")
 
 import glob
+import hashlib
 import json
 import re
 
@@ -35,6 +36,7 @@ from absl import flags
 
 from trainers.data.records import CLASSES_FILES
 from trainers.data.records import is_pattern
+from trainers.files import is_disk_full
 from trainers.program import UserError
 from trainers.program import run_program
 from trainers.pseudo_labels import label_records
@@ -81,8 +83,9 @@ _ALLOW_EMPTY_CLASSES = flags.DEFINE_bool(
     "Go on though no image of some class is confident.",
 )
 _RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Runner of Beam.")
-# Settings and labels of a selection.
-_SELECTION_FILE = "selection.json"
+# That decide what is written.
+_SETTINGS = (_MIN_CONFIDENCE, _MOST_PER_CLASS, _LEAST_PER_CLASS, _HARD)
+_SETTINGS_FILE = "selection.json"
 _SHARD_NAME = re.compile(r"-\d+-of-(\d+)$")
 _MOST_NAMED_CLASSES = 5
 
@@ -120,45 +123,52 @@ def _find_shards(labels):
     return folder, found
 
 
-def _open_output(output, selection):
+def _open_output(output, settings):
     """Makes a folder, or checks that it is one of the same selection."""
-    path = shards.join(output, _SELECTION_FILE)
-    if shards.exists(path):
+    path = shards.join(output, _SETTINGS_FILE)
+    is_new = not shards.exists(path)
+    if is_new:
+        teacher_file = shards.join(output, label_records.TEACHER_FILE)
+        differences = ["labels"] if shards.exists(teacher_file) else []
+    else:
         with shards.fetching(path) as local:
-            found = json.loads(local.read_text())
-        others = [
-            name
-            for name, value in selection.items()
-            if found.get(name) != value
+            earlier = json.loads(local.read_text())
+        differences = [
+            f"{name} {earlier.get(name)}, now {value}"
+            for name, value in settings.items()
+            if earlier.get(name) != value
         ]
-        if others:
-            raise UserError(
-                "--output holds another selection; choose another folder. "
-                f"Received: {output}, with another {others[0]}"
-            )
-        return
-    if shards.exists(shards.join(output, label_records.TEACHER_FILE)):
+    if differences:
         raise UserError(
-            "--output must be a folder of its own, and not of labels. "
-            f"Received: {output}"
+            "--output must be a new folder, or hold a selection of the same "
+            "labels and settings, to go on with it; choose another one. "
+            f"Received: {output}, {'; '.join(differences)}"
         )
-    for folder in selecting.FOLDERS:
-        shards.make_folder(shards.join(output, folder))
-    with shards.replacing(path) as local:
-        local.write_text(json.dumps(selection, indent=2) + "\n")
+    for name in ("", *selecting.FOLDERS):
+        folder = shards.join(output, name).rstrip("/")
+        shards.make_folder(folder)
+        shards.remove_partial(folder)
+    if is_new:
+        with shards.replacing(path) as local:
+            local.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _check_classes(report):
+def _hash_files(found):
+    names = [(path.rpartition("/")[2], size) for path, size in found]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _check_classes(report, allows_empty):
     """Checks that each class has an image."""
     classes = report["classes"]
     empty = [row["name"] for row in classes if not row["chosen"]]
-    if not empty or (_ALLOW_EMPTY_CLASSES.value and len(empty) < len(classes)):
+    if not empty or (allows_empty and len(empty) < len(classes)):
         return
     names = ", ".join(empty[:_MOST_NAMED_CLASSES])
     rest = " and others" if len(empty) > _MOST_NAMED_CLASSES else ""
     raise UserError(
         f"Of {len(empty)} of {len(classes)} classes no image has a confidence "
-        f"of {_MIN_CONFIDENCE.value:g}: {names}{rest}. Choose a lower "
+        f"of {report['settings']['min_confidence']:g}: {names}{rest}. Choose a lower "
         "--min_confidence and another --output, or, if some classes have "
         "images, --allow_empty_classes."
     )
@@ -171,49 +181,78 @@ def _finish(output, teacher):
     label_records.write_teacher(output, teacher)
 
 
-def main(argv: list[str]) -> None:
-    for flag in (_LABELS, _OUTPUT, _MOST_PER_CLASS):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing.")
-    if _LEAST_PER_CLASS.value > _MOST_PER_CLASS.value:
-        raise UserError(
-            "--least_per_class must be at most --most_per_class. Received: "
-            f"{_LEAST_PER_CLASS.value} and {_MOST_PER_CLASS.value}"
-        )
-    options = pipelines.parse_options(argv[1:], _RUNNER.value)
-    labels, output = (flag.value.rstrip("/") for flag in (_LABELS, _OUTPUT))
+def select_labels(
+    labels: str, output: str, settings: dict, *, options, allows_empty: bool
+) -> dict:
+    """Chooses labels and copies them.
+
+    Args:
+        labels: folder or pattern.
+        output: folder to make, or to go on with.
+        settings: see `selecting.choose_records`; `hard` says whether to leave
+            out the probabilities.
+        options: what `pipelines.parse_options` returned.
+        allows_empty: whether a class may be without images.
+
+    Returns:
+        What `selection_report.make_report` returned.
+
+    Raises:
+        UserError: If something is wrong with what is given, or found.
+    """
     folder, found = _find_shards(labels)
     teacher = label_records.read_teacher(folder)
     settings = {
         "labels": labels,
         "teacher": teacher.fingerprint,
-        "min_confidence": _MIN_CONFIDENCE.value,
-        "most_per_class": _MOST_PER_CLASS.value,
-        "least_per_class": _LEAST_PER_CLASS.value,
-        "hard": _HARD.value,
+        "files": len(found),
+        "sha256": _hash_files(found),
+        **settings,
     }
-    files = {path.rpartition("/")[2]: size for path, size in found}
-    try:
-        _open_output(output, {**settings, "files": files})
-    except OSError as error:
-        raise UserError(
-            f"--output cannot be written: {error}. Received: {output}"
-        ) from error
+    _open_output(output, settings)
     paths = [path for path, _ in found]
     report_file = shards.join(output, selecting.REPORT_FILE)
     if not shards.exists(report_file):
         selecting.choose_records(paths, teacher, settings, output, options)
     with shards.fetching(report_file) as local:
         report = json.loads(local.read_text())
-    _check_classes(report)
+    _check_classes(report, allows_empty)
     selecting.copy_records(
-        paths, teacher, output, options, is_soft=not _HARD.value
+        paths, teacher, output, options, is_soft=not settings["hard"]
     )
     selection_pictures.draw_selection(output, report)
     _finish(output, teacher)
+    return report
+
+
+def main(argv: list[str]) -> None:
+    for flag in (_LABELS, _OUTPUT, _MOST_PER_CLASS):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing. See --help.")
+    if _LEAST_PER_CLASS.value > _MOST_PER_CLASS.value:
+        raise UserError(
+            "--least_per_class must be at most --most_per_class. Received: "
+            f"{_LEAST_PER_CLASS.value} and {_MOST_PER_CLASS.value}"
+        )
+    options = pipelines.parse_options(argv[1:], _RUNNER.value)
+    output = _OUTPUT.value.rstrip("/")
+    try:
+        report = select_labels(
+            _LABELS.value.rstrip("/"),
+            output,
+            {flag.name: flag.value for flag in _SETTINGS},
+            options=options,
+            allows_empty=_ALLOW_EMPTY_CLASSES.value,
+        )
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(
+            f"--output cannot be read or written: {error}. Received: {output}"
+        ) from error
     print(format_summary(report))
     print(f"Selected labels in {output}")
 
 
 def run() -> None:
-    run_program(main)
+    run_program(main, interrupted="Stopped. The same command goes on.")

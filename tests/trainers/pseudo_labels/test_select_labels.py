@@ -333,21 +333,20 @@ def test_pattern_selects_among_some_files(labels, tmp_path):
 
 def test_other_selection_is_left_alone(labels, selected, tmp_path):
     tree = read_tree(selected)
-    for flags, name in (
-        ({"min_confidence": 0.25}, "min_confidence"),
-        ({"hard": True}, "hard"),
+    for flags, difference in (
+        ({"min_confidence": 0.25}, r"min_confidence 0\.5, now 0\.25$"),
+        ({"hard": True}, "selected, hard False, now True$"),
+        ({"labels": f"{labels}/labels-*"}, "now .*labels-[*]$"),
     ):
-        with pytest.raises(UserError, match=f"with another {name}$"):
-            select(labels, selected, **flags)
+        with pytest.raises(UserError, match=difference):
+            select(**{"labels": labels, "output": selected} | flags)
     # As many files with the same names.
-    other = tmp_path / "labels"
-    write_labels(other, [*SHARDS[:2], [], []])
-    shutil.copytree(selected, tmp_path / "selected")
-    selection_file = tmp_path / "selected" / "selection.json"
-    found = json.loads(selection_file.read_text()) | {"labels": str(other)}
-    selection_file.write_text(json.dumps(found))
-    with pytest.raises(UserError, match=r"with another files$"):
-        select(other, tmp_path / "selected")
+    folder = tmp_path / "labels"
+    shutil.copytree(labels, folder)
+    select(folder, tmp_path / "selected")
+    write_shard(folder / "labels-00000-of-00004", [])
+    with pytest.raises(UserError, match=r"selected, sha256 \w+, now \w+$"):
+        select(folder, tmp_path / "selected")
     assert read_tree(selected) == tree
 
 
@@ -356,13 +355,13 @@ def test_wrong_flags_are_refused(labels, tmp_path):
     for flags, wrong in (
         ({"least_per_class": 4}, "must be at most --most_per_class"),
         ({"most_per_class": None}, "--most_per_class is missing"),
-        ({"labels": str(tmp_path)}, f"Received: {tmp_path}$"),
+        ({"labels": tmp_path}, f"Received: {tmp_path}$"),
         ({"labels": f"{labels}/none-*"}, "Received: .*none-[*]$"),
         ({"labels": "none://labels"}, "cannot be looked for"),
-        ({"output": str(labels)}, "must be a folder of its own"),
+        ({"output": labels}, "must be a new folder, .*, labels$"),
         (
-            {"output": str(labels / "labels-00000-of-00004")},
-            "--output cannot be written",
+            {"output": labels / "labels-00000-of-00004"},
+            "--output cannot be read or written",
         ),
     ):
         with pytest.raises(UserError, match=wrong) as raised:

@@ -41,7 +41,7 @@ from trainers.program import UserError
 from trainers.program import run_program
 from trainers.pseudo_labels import label_records
 from trainers.pseudo_labels import pipelines
-from trainers.pseudo_labels import selecting
+from trainers.pseudo_labels import selection_passes
 from trainers.pseudo_labels import selection_pictures
 from trainers.pseudo_labels import shards
 from trainers.pseudo_labels.selection_report import format_summary
@@ -144,7 +144,7 @@ def _open_output(output, settings):
             "labels and settings, to go on with it; choose another one. "
             f"Received: {output}, {'; '.join(differences)}"
         )
-    for name in ("", *selecting.FOLDERS):
+    for name in ("", *selection_passes.FOLDERS):
         folder = shards.join(output, name).rstrip("/")
         shards.make_folder(folder)
         shards.remove_partial(folder)
@@ -166,11 +166,12 @@ def _check_classes(report, allows_empty):
         return
     names = ", ".join(empty[:_MOST_NAMED_CLASSES])
     rest = " and others" if len(empty) > _MOST_NAMED_CLASSES else ""
+    least = report["settings"]["min_confidence"]
     raise UserError(
-        f"Of {len(empty)} of {len(classes)} classes no image has a confidence "
-        f"of {report['settings']['min_confidence']:g}: {names}{rest}. Choose a lower "
-        "--min_confidence and another --output, or, if some classes have "
-        "images, --allow_empty_classes."
+        "Each class must have an image of --min_confidence; choose a lower one "
+        "and another --output or, if some have, --allow_empty_classes. "
+        f"Received: {len(empty)} of {len(classes)} classes without a "
+        f"confidence of {least:g}: {names}{rest}"
     )
 
 
@@ -189,7 +190,7 @@ def select_labels(
     Args:
         labels: folder or pattern.
         output: folder to make, or to go on with.
-        settings: see `selecting.choose_records`; `hard` says whether to leave
+        settings: see `selection_passes.choose_records`; `hard` says whether to leave
             out the probabilities.
         options: what `pipelines.parse_options` returned.
         allows_empty: whether a class may be without images.
@@ -211,13 +212,15 @@ def select_labels(
     }
     _open_output(output, settings)
     paths = [path for path, _ in found]
-    report_file = shards.join(output, selecting.REPORT_FILE)
+    report_file = shards.join(output, selection_passes.REPORT_FILE)
     if not shards.exists(report_file):
-        selecting.choose_records(paths, teacher, settings, output, options)
+        selection_passes.choose_records(
+            paths, teacher, settings, output, options
+        )
     with shards.fetching(report_file) as local:
         report = json.loads(local.read_text())
     _check_classes(report, allows_empty)
-    selecting.copy_records(
+    selection_passes.copy_records(
         paths, teacher, output, options, is_soft=not settings["hard"]
     )
     selection_pictures.draw_selection(output, report)

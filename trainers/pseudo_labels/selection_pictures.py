@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from trainers import plots
 from trainers.data.decoding import decode_image
-from trainers.pseudo_labels import selecting
 from trainers.pseudo_labels import selection
+from trainers.pseudo_labels import selection_passes
 from trainers.pseudo_labels import shards
 
 # Beyond so many classes, names are not legible.
@@ -77,11 +77,11 @@ def _draw_classes(axes, report):
 
 
 def _draw_samples(output, report, picture_file: pathlib.Path):
-    choices = selecting.read_choices(output)
+    choices = selection_passes.read_choices(output)
     images = []
     titles = []
-    for number in selecting.sample_classes(choices):
-        for field in selecting.SAMPLES:
+    for number in selection_passes.sample_classes(choices):
+        for field in selection_passes.SAMPLES:
             image = _read_sample(output, number, field)
             confidence = choices[number][field]["confidence"]
             said = f"{_SAMPLE_TITLES[field]}, {confidence:.1%}"
@@ -96,7 +96,7 @@ def _draw_samples(output, report, picture_file: pathlib.Path):
 
 def _read_sample(output, number, field):
     """Returns an image, or `None` of a damaged one."""
-    path = selecting.name_sample(output, number, field)
+    path = selection_passes.name_sample(output, number, field)
     with shards.fetching(path) as local:
         contents = local.read_bytes()
     try:

@@ -306,7 +306,7 @@ def test_damaged_file_is_named(tmp_path):
 def test_class_without_images_is_named(labels, tmp_path):
     output = tmp_path / "selected"
     flags = {"min_confidence": 0.8125}
-    with pytest.raises(UserError, match=r"1 of 3 classes .*0\.8125: eel"):
+    with pytest.raises(UserError, match=r"1 of 3 classes .* of 0\.8125: eel$"):
         select(labels, output, **flags)
     select(labels, output, allow_empty_classes=True, **flags)
     report = json.loads((output / "report.json").read_text())
@@ -314,7 +314,7 @@ def test_class_without_images_is_named(labels, tmp_path):
 
 
 def test_no_image_at_all_is_an_error(labels, tmp_path):
-    with pytest.raises(UserError, match="Of 3 of 3 classes no image has"):
+    with pytest.raises(UserError, match="3 of 3 classes .*: cat, dog, eel$"):
         select(
             f"{labels}/labels-00000-of-*",
             tmp_path / "selected",

@@ -84,9 +84,14 @@ def find_inputs(images: str) -> Inputs:
 
 
 def _list_remote(images):
-    # Object stores have no folders that could be asked for.
     if not glob.has_magic(images):
-        files = shards.match_files(shards.join(images, "**"))
+        # Object stores have no folders that could be asked for.
+        inner = shards.join(images, "")
+        files = [
+            file
+            for file in shards.match_files(f"{inner}**")
+            if not _is_hidden(file[0].removeprefix(inner))
+        ]
         if files:
             return files
     return shards.match_files(images)
@@ -116,7 +121,11 @@ def _measure(path):
 
 def _has_name(file, is_such):
     name = os.path.basename(file[0])
-    return is_such(name) and not name.startswith(".")
+    return is_such(name) and not _is_hidden(name)
+
+
+def _is_hidden(path):
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def plan_shards(inputs: Inputs, images_per_shard: int) -> Plan:

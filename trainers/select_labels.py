@@ -190,8 +190,8 @@ def select_labels(
     Args:
         labels: folder or pattern.
         output: folder to make, or to go on with.
-        settings: see `selection_passes.choose_records`; `hard` says whether to leave
-            out the probabilities.
+        settings: see `selection_passes.choose_records`; `hard` says whether
+            to leave out the probabilities.
         options: what `pipelines.parse_options` returned.
         allows_empty: whether a class may be without images.
 

@@ -314,7 +314,7 @@ def test_class_without_images_is_named(labels, tmp_path):
 
 
 def test_no_image_at_all_is_an_error(labels, tmp_path):
-    with pytest.raises(UserError, match="3 of 3 classes .*: cat, dog, eel$"):
+    with pytest.raises(UserError, match=r"3 of 3 classes .*: cat, dog, eel$"):
         select(
             f"{labels}/labels-00000-of-*",
             tmp_path / "selected",

@@ -33,6 +33,7 @@ import json
 import re
 
 from absl import flags
+from absl import logging
 
 from trainers.data.records import CLASSES_FILES
 from trainers.data.records import is_pattern
@@ -229,6 +230,7 @@ def select_labels(
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     for flag in (_LABELS, _OUTPUT, _MOST_PER_CLASS):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing. See --help.")

@@ -34,6 +34,8 @@ def draw_selection(output: str, report: dict) -> None:
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         draw(axes, report)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -49,11 +51,11 @@ def _draw_confidence(axes, report):
         report["settings"]["min_confidence"],
         color="black",
         linestyle="--",
-        label="least that may be chosen",
+        label="--min_confidence",
     )
     axes.set(
         title=f"{report['confident']:,} of {report['records']:,} images are "
-        "labelled with confidence enough",
+        "confident enough",
         xlabel="probability of the surest class",
         ylabel="images",
         xlim=(0, 1),

@@ -176,7 +176,9 @@ def test_report_counts(selected):
     assert report["settings"]["min_confidence"] == 0.5
 
 
-def test_pictures_show_what_is_reported(selected, labels, monkeypatch):
+def test_pictures_and_table_show_what_is_reported(
+    selected, labels, tmp_path, monkeypatch, capsys
+):
     figures = []
     grids = []
     monkeypatch.setattr(
@@ -192,10 +194,16 @@ def test_pictures_show_what_is_reported(selected, labels, monkeypatch):
             path.touch(),
         ),
     )
-    # All is there but the pictures.
-    output = labels.parent / "drawn"
+    output = tmp_path / "selected"
     shutil.copytree(selected, output)
     select(labels, output)
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "             images  fewest of a class  most",
+        "labelled         13                  2     6",
+        "confident        11                  1     5",
+        "chosen            7                  1     3",
+        "with copies       9                  3     3",
+    ]
     report = json.loads((selected / "report.json").read_text())
     confidence, classes = (figure.axes[0].patches for figure in figures)
     assert confidence[0].get_data().values.tolist() == report["histogram"]
@@ -216,17 +224,6 @@ def test_pictures_show_what_is_reported(selected, labels, monkeypatch):
     for image, (shard, record) in zip(images, places, strict=True):
         assert image.shape == (3, 2, 3)
         assert (image == [60 * shard, 40 * record, 7]).all()
-
-
-def test_table_is_printed(selected, labels, capsys):
-    select(labels, selected)
-    assert capsys.readouterr().out.splitlines()[:5] == [
-        "             images  fewest of a class  most",
-        "labelled         13                  2     6",
-        "confident        11                  1     5",
-        "chosen            7                  1     3",
-        "with copies       9                  3     3",
-    ]
 
 
 def test_stopped_selection_goes_on(selected, labels, tmp_path, monkeypatch):

@@ -395,7 +395,7 @@ def test_record_without_image_is_one_line(program, record_dir, model):
         shutil.rmtree(record_dir.with_name("labels"))
 
 
-def test_all_may_be_elsewhere(program, photos, labels, export_dir, monkeypatch):
+def test_all_may_be_elsewhere(program, photos, labels, model, monkeypatch):
     there = {
         f"memory://bucket/photos/{name}": contents
         for name, contents in read_files(photos).items()

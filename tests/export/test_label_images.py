@@ -196,12 +196,14 @@ def test_bad_images_are_left_out_and_named(photos, labels):
     assert [len(shard["bad"]) for shard in progress] == [1, 1, 0]
 
 
-def test_what_is_said_at_the_end(program, photos, model, begun, capsys):
+def test_what_is_said_at_the_end(program, photos, model, begun, capsys, caplog):
     program.run(images=str(photos), output=str(begun), model=model, **SETTINGS)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"9 of 11 images labelled, in 3 shards in {begun}"
     assert lines[1] == "2 left out; bad_images.txt says why"
     assert lines[2].startswith("3 of them now, ")
+    # Beam misses a package for what is not used.
+    assert caplog.text == ""
 
 
 def test_done_shards_are_not_done_again(

@@ -141,7 +141,7 @@ def label_images(
             output,
             shard_count=count,
             are_records=inputs.are_records,
-            teacher=teacher._replace(model=model),
+            teacher=teacher,
             batch_size=batch_size,
         )
         elements = [(number, plan.spans[number]) for number in pending]

@@ -36,9 +36,7 @@ from trainers.pseudo_labels.label_records import Teacher
 
 # A file system elsewhere answers after some time, and many at once.
 _READERS = 16
-
-
-# Number and one of `Plan.spans`; what is no tuple is slow to send.
+# Its number, and which of `Plan.spans` it has.
 Shard = tuple[int, tuple[int, int]]
 
 

@@ -20,6 +20,7 @@ from export.predict import classify_images
 from tests.conftest import CLASS_NAMES
 from tests.support import memory_files
 from tests.support.programs import Program
+from trainers.data.decoding import NO_IMAGE
 from trainers.data.records import IMAGE_KEY
 from trainers.program import UserError
 from trainers.pseudo_labels import label_records
@@ -185,7 +186,7 @@ def test_bad_images_are_left_out_and_named(photos, labels):
     lines = (labels / "bad_images.txt").read_text().splitlines()
     bad = dict(line.split("\t") for line in lines)
     assert list(bad) == [f"{photos}/{name}" for name in BAD_NAMES]
-    assert all("is no PNG" in reason for reason in bad.values())
+    assert list(bad.values()) == ["is damaged or cut off", NO_IMAGE]
     progress = [
         json.loads((labels / "progress" / f"0000{n}.json").read_text())
         for n in range(3)
@@ -195,12 +196,14 @@ def test_bad_images_are_left_out_and_named(photos, labels):
     assert [len(shard["bad"]) for shard in progress] == [1, 1, 0]
 
 
-def test_what_is_said_at_the_end(program, photos, model, begun, capsys):
+def test_what_is_said_at_the_end(program, photos, model, begun, capsys, caplog):
     program.run(images=str(photos), output=str(begun), model=model, **SETTINGS)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"9 of 11 images labelled, in 3 shards in {begun}"
     assert lines[1] == "2 left out; bad_images.txt says why"
     assert lines[2].startswith("3 of them now, ")
+    # Beam misses a package for what is not used.
+    assert caplog.text == ""
 
 
 def test_done_shards_are_not_done_again(
@@ -353,7 +356,9 @@ def test_each_file_of_records_is_a_shard(
             image.probabilities, expected.probabilities, atol=1e-6
         )
     bad = (output / "bad_images.txt").read_text()
-    assert bad.startswith(f"{record_dir}/train-00000-of-00003#2\tis no PNG")
+    assert bad == (
+        f"{record_dir}/train-00000-of-00003#2\tis damaged or cut off\n"
+    )
     summary = json.loads((output / "summary.json").read_text())
     assert summary == {"shards": 3, "images": 6, "labelled": 5, "bad": 1}
 
@@ -392,21 +397,17 @@ def test_record_without_image_is_one_line(program, record_dir, model):
         shutil.rmtree(record_dir.with_name("labels"))
 
 
-def test_all_may_be_elsewhere(program, photos, labels, export_dir, monkeypatch):
+def test_all_may_be_elsewhere(program, photos, labels, model, monkeypatch):
     there = {
         f"memory://bucket/photos/{name}": contents
         for name, contents in read_files(photos).items()
     }
-    saved_model = read_files(export_dir / "saved_model")
-    there |= {
-        f"memory://bucket/model/{name}": contents
-        for name, contents in saved_model.items()
-    }
+    there["memory://bucket/model.tflite"] = pathlib.Path(model).read_bytes()
     monkeypatch.setattr(memory_files, "contents", there)
     values = {
         "images": "memory://bucket/photos",
         "output": "memory://bucket/labels",
-        "model": "memory://bucket/model",
+        "model": "memory://bucket/model.tflite",
     }
     program.run(**values, **SETTINGS)
     expected = [image for shard in read_labels(labels) for image in shard]
@@ -415,9 +416,9 @@ def test_all_may_be_elsewhere(program, photos, labels, export_dir, monkeypatch):
     for image, local in zip(found, expected, strict=True):
         assert image.name == local.name.replace(str(photos), values["images"])
         assert image.contents == local.contents
-        np.testing.assert_allclose(
-            image.probabilities, local.probabilities, atol=1e-4
-        )
+        np.testing.assert_array_equal(image[2], local[2])
+        np.testing.assert_array_equal(image[3], local[3])
+        assert image.fingerprint == local.fingerprint
     names = {
         path.removeprefix("memory://bucket/labels/")
         for path in there
@@ -429,11 +430,6 @@ def test_all_may_be_elsewhere(program, photos, labels, export_dir, monkeypatch):
     there["memory://bucket/labels/partial-0-labels-00001-of-00003"] = b"half"
     program.run(**values, **SETTINGS)
     assert there == before
-    # The same model, elsewhere.
-    assert (
-        label_records.read_teacher(values["output"]).fingerprint
-        != label_records.read_teacher(str(labels)).fingerprint
-    )
 
 
 @pytest.mark.parametrize(

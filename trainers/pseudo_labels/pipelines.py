@@ -33,8 +33,10 @@ def parse_options(arguments: Sequence[str], runner: str):
             wrong value.
     """
     try:
-        from apache_beam.io.filesystems import FileSystems
-        from apache_beam.options.pipeline_options import PipelineOptions
+        # It tells of file systems that are not installed.
+        with _logging_nothing():
+            from apache_beam.io.filesystems import FileSystems
+            from apache_beam.options.pipeline_options import PipelineOptions
     except ModuleNotFoundError as error:
         raise UserError(
             "Apache Beam is needed: pip install 'lambda-keras[beam]'. "
@@ -137,11 +139,18 @@ def _make_local_runner(options):
 
 @contextlib.contextmanager
 def _logging_nothing() -> Iterator[None]:
-    """Has Beam not log within the block; what it would say is raised too."""
-    logger = logging.getLogger("apache_beam")
+    """Has Beam not log within the block; what matters is raised too."""
+    logger, root = logging.getLogger("apache_beam"), logging.getLogger()
     level = logger.level
+
+    def is_of_others(record):
+        return "apache_beam" not in record.pathname
+
     logger.setLevel(logging.CRITICAL + 1)
+    # Some of Beam, and of its other processes, logs without its name.
+    root.addFilter(is_of_others)
     try:
         yield
     finally:
         logger.setLevel(level)
+        root.removeFilter(is_of_others)

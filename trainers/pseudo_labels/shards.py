@@ -35,8 +35,8 @@ def match_files(pattern: str) -> list[tuple[str, int]]:
 
     Args:
         pattern: path in which `*`, `?` and `[...]` stand for parts of names,
-            and `**` for folders, as many as there are. What `glob.escape`
-            returns stands for itself.
+            and `**` for folders, as many as there are. What bears such a
+            name itself is found by it, and by what `glob.escape` returns.
 
     Returns:
         Path and bytes of each file, in the order of their paths.
@@ -45,11 +45,13 @@ def match_files(pattern: str) -> list[tuple[str, int]]:
         OSError: If it cannot be looked for.
     """
     if not is_remote(pattern):
-        # Beam would look through all that is below the first folder whose
+        # Beam would look through all that is below the last folder whose
         # name is no pattern.
+        is_name = os.path.lexists(pattern)
+        paths = [pattern] if is_name else glob.glob(pattern, recursive=True)
         return [
             (path, os.path.getsize(path))
-            for path in sorted(glob.glob(pattern, recursive=True))
+            for path in sorted(paths)
             if os.path.isfile(path)
         ]
     from apache_beam.io.filesystems import FileSystems
@@ -172,9 +174,12 @@ def read_records(path: str) -> Iterator[bytes]:
             f"{path} is damaged or cut off at record {number}; copy or write "
             "it once more."
         ) from error
-    except (OSError, tf.errors.OpError) as error:
-        reason = str(error).partition(";")[0]
+    except tf.errors.OpError as error:
+        # Between the names of the file and of the operation.
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
         raise UserError(f"{path} cannot be read: {reason}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def _upload(local, temporary, path):

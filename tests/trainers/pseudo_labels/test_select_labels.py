@@ -22,6 +22,7 @@ from trainers.data.records import open_records
 from trainers.program import UserError
 from trainers.pseudo_labels import label_records
 
+pytestmark = pytest.mark.slow
 PROGRAM = Program("trainers.select_labels")
 TEACHER = label_records.Teacher("0f3a", ["cat", "dog", "eel"], 2, "old")
 # Surest class and its probability.

@@ -47,11 +47,25 @@ def open_model(model_path: pathlib.Path) -> ExportedModel:
         InputError: If there is no such model, it is damaged, or a package is
             missing.
     """
+    metadata = read_metadata(model_path)
     model_format = _find_format(model_path)
-    check_checksums(model_path)
-    metadata = _read_metadata(model_format, model_path)
     runs = _load(model_format, model_path, metadata)
     return ExportedModel(model_format, metadata, runs)
+
+
+def read_metadata(model_path: pathlib.Path) -> dict:
+    """Returns what `Classifier.describe` said of an exported model.
+
+    Args:
+        model_path: see `open_model`.
+
+    Raises:
+        InputError: If there is no such model, or it is seen to be damaged
+            before it is loaded.
+    """
+    model_format = _find_format(model_path)
+    check_checksums(model_path)
+    return _read_metadata(model_format, model_path)
 
 
 def _find_format(model_path) -> Format:

@@ -42,6 +42,12 @@ def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield argument, ""
 
 
+def is_image_name(name: str) -> bool:
+    """Returns whether a file of this name is one of an image, not hidden."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in IMAGE_SUFFIXES and not name.startswith(".")
+
+
 def read_image(path: str) -> bytes:
     """Returns the contents of an image file.
 
@@ -89,7 +95,7 @@ def _walk(folder):
     for parent, folders, names in os.walk(
         folder, onerror=errors.append, followlinks=True
     ):
-        for name in sorted(filter(_is_image, names)):
+        for name in sorted(filter(is_image_name, names)):
             yield os.path.join(parent, name), ""
         inner = []
         for name in sorted(folders):
@@ -104,10 +110,5 @@ def _walk(folder):
 
 def _match(pattern):
     for path in sorted(glob.iglob(pattern, recursive=True)):
-        if _is_image(os.path.basename(path)) and not os.path.isdir(path):
+        if is_image_name(os.path.basename(path)) and not os.path.isdir(path):
             yield path, ""
-
-
-def _is_image(name):
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix in IMAGE_SUFFIXES and not name.startswith(".")

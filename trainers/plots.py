@@ -118,7 +118,29 @@ def plot_batch(
         picture_file: PNG file to write.
     """
     images = images[:_MOST_DRAWN_IMAGES]
-    columns = math.ceil(math.sqrt(len(images)))
+    plot_images(
+        [np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in images],
+        [_describe_label(label, class_names) for label in labels],
+        picture_file,
+        columns=math.ceil(math.sqrt(len(images))),
+    )
+
+
+def plot_images(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    picture_file: os.PathLike,
+    *,
+    columns: int,
+) -> None:
+    """Draws images in a grid, row by row, each below its title.
+
+    Args:
+        images: uint8, `(height, width, channels)` each, of 1 or 3 channels.
+        titles: of at most two lines.
+        picture_file: PNG file to write.
+        columns: number of images in a row.
+    """
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -134,11 +156,10 @@ def plot_batch(
     )
     for axes in grid:
         axes.set_axis_off()
-    for axes, image, label in zip(grid, images, labels, strict=False):
+    for axes, image, title in zip(grid, images, titles, strict=False):
         gray = {"cmap": "gray"} if image.shape[-1] == 1 else {}
-        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        axes.imshow(pixels, vmin=0, vmax=255, **gray)
-        axes.set_title(_describe_label(label, class_names), fontsize=7)
+        axes.imshow(image, vmin=0, vmax=255, **gray)
+        axes.set_title(title, fontsize=7)
     _save(figure, picture_file)
 
 

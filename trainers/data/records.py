@@ -39,6 +39,11 @@ def is_pattern(name: str) -> bool:
     return any(character in name for character in "*?[")
 
 
+def is_records_name(name: str) -> bool:
+    """Returns whether a file of this name is taken for one of TFRecords."""
+    return bool(_RECORDS_NAME.search(name))
+
+
 def are_records(name: str) -> bool:
     """Returns whether a name is of TFRecords: a folder, a pattern, a file.
 

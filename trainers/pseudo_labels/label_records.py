@@ -160,13 +160,12 @@ def check_prediction(
     ):
         raise ValueError(f"must have different classes from 0 to {count - 1}")
     total = float(probabilities.sum(dtype=np.float64))
-    is_whole = teacher.top_k == count
-    if (
-        (probabilities < 0).any()
-        or total > 1 + _TOLERANCE
-        or (is_whole and total < 1 - _TOLERANCE)
+    # The surest have at least their share.
+    least = teacher.top_k / count
+    if (probabilities < 0).any() or not (
+        least - _TOLERANCE <= total <= 1 + _TOLERANCE
     ):
-        rule = "1" if is_whole else "1 at most"
+        rule = "1" if least == 1 else f"{least:.4g} to 1"
         raise ValueError(
             f"must have probabilities with the sum {rule}, but has {total:.4g}"
         )

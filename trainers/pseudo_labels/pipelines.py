@@ -2,18 +2,24 @@
 
 import contextlib
 import io
+import logging
 import re
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 from trainers.program import UserError
 
+# In whatever case.
+_LOCAL_RUNNERS = ("direct", "directrunner")
 # What a runner adds to the text of what is raised in a worker.
 _USER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running|$)", re.M)
 
 
 def parse_options(arguments: Sequence[str], runner: str):
     """Reads the options of Beam, which follow `--` on a command line.
+
+    Beam's file systems then know them too.
 
     Args:
         arguments: such as `["--project=photos", "--region=europe-west1"]`.
@@ -23,14 +29,29 @@ def parse_options(arguments: Sequence[str], runner: str):
         An `apache_beam.options.pipeline_options.PipelineOptions`.
 
     Raises:
-        UserError: If Beam does not know one, or it has a wrong value.
+        UserError: If Beam is missing, does not know an option, or one has a
+            wrong value.
     """
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    options = PipelineOptions([*arguments, f"--runner={runner}"])
+    try:
+        # It tells of file systems that are not installed.
+        with _logging_nothing():
+            from apache_beam.io.filesystems import FileSystems
+            from apache_beam.options.pipeline_options import PipelineOptions
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "Apache Beam is needed: pip install 'lambda-keras[beam]'. "
+            f"Received: {error}"
+        ) from error
+    for argument in arguments:
+        if not argument.startswith("--"):
+            raise UserError(
+                f"Flags, and options of Beam, begin with --. Received: "
+                f"{argument}"
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
+            options = PipelineOptions([*arguments, f"--runner={runner}"])
             known = options.get_all_options(retain_unknown_options=True)
             unknown = set(known) - set(options.get_all_options())
     except SystemExit as error:
@@ -44,7 +65,16 @@ def parse_options(arguments: Sequence[str], runner: str):
             "What follows -- must be options of Apache Beam. "
             f"Received: {', '.join(sorted(unknown))}"
         )
+    FileSystems.set_options(options)
     return options
+
+
+def is_local(options) -> bool:
+    """Returns whether what `parse_options` returned has pipelines run here."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    runner = options.view_as(StandardOptions).runner
+    return runner.lower() in _LOCAL_RUNNERS
 
 
 def run_pipeline(build: Callable, options):
@@ -58,20 +88,69 @@ def run_pipeline(build: Callable, options):
         An `apache_beam.runners.runner.PipelineResult`.
 
     Raises:
-        UserError: If a worker raises one.
+        UserError: If a worker raises one, or there is no such runner.
     """
     import apache_beam
 
+    with contextlib.ExitStack() as stack:
+        runner = None
+        if is_local(options):
+            runner = _make_local_runner(options)
+            stack.enter_context(_logging_nothing())
+        try:
+            pipeline = apache_beam.Pipeline(runner, options)
+        except (AttributeError, ImportError, ValueError) as error:
+            raise UserError(
+                "--runner must be one of Apache Beam's, with what it needs: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        try:
+            build(pipeline)
+            result = pipeline.run()
+            result.wait_until_finish()
+        except Exception as error:
+            # It comes as text from other processes.
+            text = f"{type(error).__name__}: {error}"
+            match = _USER_ERROR.search(text)
+            if not match:
+                raise
+            raise UserError(match[1]) from error
+        return result
+
+
+def _make_local_runner(options):
+    """Makes what `DirectRunner` falls back on.
+
+    First, it would look for another one, a program in Go, on GitHub.
+    """
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+    # The processes of its workers know the options by it.
+    encoded = JobServiceHandle.encode_pipeline_options(
+        options.get_all_options()
+    )
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(
+        provision_info=fn_runner.ExtendedProvisionInfo(info)
+    )
+
+
+@contextlib.contextmanager
+def _logging_nothing() -> Iterator[None]:
+    """Has Beam not log within the block; what matters is raised too."""
+    logger, root = logging.getLogger("apache_beam"), logging.getLogger()
+    level = logger.level
+
+    def is_of_others(record):
+        return "apache_beam" not in record.pathname
+
+    logger.setLevel(logging.CRITICAL + 1)
+    # Some of Beam, and of its other processes, logs without its name.
+    root.addFilter(is_of_others)
     try:
-        pipeline = apache_beam.Pipeline(options=options)
-        build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
-    except Exception as error:
-        # It comes as text from other processes.
-        text = f"{type(error).__name__}: {error}"
-        match = _USER_ERROR.search(text)
-        if not match:
-            raise
-        raise UserError(match[1]) from error
-    return result
+        yield
+    finally:
+        logger.setLevel(level)
+        root.removeFilter(is_of_others)

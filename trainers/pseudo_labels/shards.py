@@ -6,14 +6,18 @@ which are copied from there and to there.
 """
 
 import contextlib
+import glob
 import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 
-from trainers import files
 from trainers.program import UserError
+
+# What is not whole begins with it.
+_PARTIAL = "partial-"
 
 
 def is_remote(path: str) -> bool:
@@ -30,7 +34,9 @@ def match_files(pattern: str) -> list[tuple[str, int]]:
     """Finds files.
 
     Args:
-        pattern: path in which `*`, `?` and `[...]` stand for parts of names.
+        pattern: path in which `*`, `?` and `[...]` stand for parts of names,
+            and `**` for folders, as many as there are. What bears such a
+            name itself is found by it, and by what `glob.escape` returns.
 
     Returns:
         Path and bytes of each file, in the order of their paths.
@@ -38,18 +44,23 @@ def match_files(pattern: str) -> list[tuple[str, int]]:
     Raises:
         OSError: If it cannot be looked for.
     """
-    from apache_beam.io.filesystem import BeamIOError
+    if not is_remote(pattern):
+        # Beam would look through all that is below the last folder whose
+        # name is no pattern.
+        is_name = os.path.lexists(pattern)
+        paths = [pattern] if is_name else glob.glob(pattern, recursive=True)
+        return [
+            (path, os.path.getsize(path))
+            for path in sorted(paths)
+            if os.path.isfile(path)
+        ]
     from apache_beam.io.filesystems import FileSystems
 
     with _raising_os_errors():
-        try:
-            (result,) = FileSystems.match([pattern])
-        except BeamIOError as error:
-            # Of its one pattern.
-            raise next(iter(error.exception_details.values())) from error
-    return sorted(
-        (found.path, found.size_in_bytes) for found in result.metadata_list
-    )
+        (result,) = FileSystems.match([pattern])
+        return sorted(
+            (found.path, found.size_in_bytes) for found in result.metadata_list
+        )
 
 
 def exists(path: str) -> bool:
@@ -69,6 +80,27 @@ def make_folder(path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
 
+def remove_partial(folder: str) -> None:
+    """Removes what `replacing` left in a folder when it was killed.
+
+    What another process is writing there is lost to it.
+    """
+    partial = join(glob.escape(folder), f"{_PARTIAL}*")
+    for path, _ in match_files(partial):
+        _remove(path)
+
+
+def read_part(path: str, start: int, end: int) -> bytes:
+    """Returns the bytes of a file from `start` to before `end`.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with _opening(path) as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 @contextlib.contextmanager
 def fetching(path: str) -> Iterator[pathlib.Path]:
     """Yields a local path of a file that may be elsewhere, to read it.
@@ -79,15 +111,9 @@ def fetching(path: str) -> Iterator[pathlib.Path]:
     if not is_remote(path):
         yield pathlib.Path(path)
         return
-    from apache_beam.io.filesystems import FileSystems
-
     with tempfile.TemporaryDirectory() as folder:
         local = pathlib.Path(folder, os.path.basename(path))
-        with (
-            _raising_os_errors(),
-            FileSystems.open(path, "application/octet-stream") as source,
-            local.open("wb") as target,
-        ):
+        with _opening(path) as source, local.open("wb") as target:
             shutil.copyfileobj(source, target)
         yield local
 
@@ -96,6 +122,9 @@ def fetching(path: str) -> Iterator[pathlib.Path]:
 def replacing(path: str) -> Iterator[pathlib.Path]:
     """Writes a file so that `path` is always a whole one, old or new.
 
+    On a file system that cannot rename over a file, there is none for a
+    moment.
+
     Yields:
         Where to write the new file, a local path. It takes the place of the
         old one when the block ends, and is removed if the block raises.
@@ -103,14 +132,25 @@ def replacing(path: str) -> Iterator[pathlib.Path]:
     Raises:
         OSError: If it cannot be written.
     """
-    if not is_remote(path):
-        with files.replacing(path) as local:
+    folder, _, name = path.rpartition("/")
+    # Workers outlive a program that is killed, for a while; the next one's
+    # would else write to the same file.
+    name = f"{_PARTIAL}{uuid.uuid4().hex}-{name}"
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as local_folder:
+            local = pathlib.Path(local_folder, name)
             yield local
+            _upload(local, join(folder, name), path)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        local = pathlib.Path(folder, os.path.basename(path))
+    local = pathlib.Path(path).with_name(name)
+    try:
         yield local
-        _upload(local, path)
+        # A machine that stops must not leave a new name for missing contents.
+        with local.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(local, path)
+    finally:
+        local.unlink(missing_ok=True)
 
 
 def read_records(path: str) -> Iterator[bytes]:
@@ -134,33 +174,68 @@ def read_records(path: str) -> Iterator[bytes]:
             f"{path} is damaged or cut off at record {number}; copy or write "
             "it once more."
         ) from error
-    except (OSError, tf.errors.OpError) as error:
-        reason = str(error).partition(";")[0]
+    except tf.errors.OpError as error:
+        # Between the names of the file and of the operation.
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
         raise UserError(f"{path} cannot be read: {reason}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
-def _upload(local, path):
+def _upload(local, temporary, path):
+    from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/partial-{name}"
     with _raising_os_errors():
-        with (
-            local.open("rb") as source,
-            FileSystems.create(temporary, "application/octet-stream") as target,
-        ):
-            shutil.copyfileobj(source, target)
-        if FileSystems.exists(path):
-            FileSystems.delete([path])
-        FileSystems.rename([temporary], [path])
+        try:
+            with (
+                local.open("rb") as source,
+                FileSystems.create(
+                    temporary, compression_type=CompressionTypes.UNCOMPRESSED
+                ) as target,
+            ):
+                shutil.copyfileobj(source, target)
+            if FileSystems.exists(path):
+                FileSystems.delete([path])
+            FileSystems.rename([temporary], [path])
+        except BaseException:
+            with contextlib.suppress(Exception):
+                FileSystems.delete([temporary])
+            raise
+
+
+def _remove(path):
+    if not is_remote(path):
+        pathlib.Path(path).unlink(missing_ok=True)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    with _raising_os_errors():
+        FileSystems.delete([path])
+
+
+@contextlib.contextmanager
+def _opening(path):
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    with (
+        _raising_os_errors(),
+        # By its name it would be unpacked.
+        FileSystems.open(
+            path, compression_type=CompressionTypes.UNCOMPRESSED
+        ) as file,
+    ):
+        yield file
 
 
 @contextlib.contextmanager
 def _raising_os_errors():
-    """Beam raises `ValueError` of a scheme that it does not know."""
-    from apache_beam.io.filesystem import BeamIOError
-
+    """Makes `OSError` of what file systems raise, which each have their own."""
     try:
         yield
-    except (BeamIOError, ValueError) as error:
-        raise OSError(" ".join(str(error).split())) from error
+    except Exception as error:
+        # Beam's tell of each path.
+        reasons = getattr(error, "exception_details", None) or {"": error}
+        reason = " ".join(str(next(iter(reasons.values()))).split())
+        raise OSError(reason) from error

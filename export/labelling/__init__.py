@@ -1,0 +1,1 @@
+"""What `export.label_images` is made of."""

@@ -64,7 +64,9 @@ _DEAR_FIXTURES = (
     "detector_run",
     "export_dir",
     "launcher",
+    "one_device",
     "trained",
+    "two_devices",
     "untrained_dir",
     "whole_run",
 )

@@ -364,8 +364,9 @@ def _blaming_overrides(run):
         text = str(error).partition("Call arguments received")[0]
         reason = text.strip().rpartition("\n\n")[2]
         raise UserError(
-            "--params_override must have values of which tf-models-official "
-            f"can make a detector: {' '.join(reason.split())} "
+            "--params_override must have values with which tf-models-official "
+            f"can make a detector: {type(error).__name__}: "
+            f"{' '.join(reason.split())} "
             f"Received: {' '.join(run.params_override.split())}"
         ) from error
 

@@ -81,8 +81,10 @@ def compile_averaged(network, recipe):
     return model
 
 
-def train(recipe, dataset, model_dir, units=10, **options):
-    model = make_model(recipe, units)
+def train(recipe, dataset, model_dir, *, in_graphs=False, **options):
+    model = make_model(recipe)
+    # To make graphs takes longer than a few steps.
+    model.run_eagerly = not in_graphs
     run = Run(**options)
     where = {"run": run, "devices": find_devices()}
     checkpoint = training.restore(model, model_dir=model_dir, **where)
@@ -188,6 +190,23 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert [line[6:9] for line in lines] == ["1/3", "2/3", "3/3"]
     assert read_events(tmp_path) == read_events(whole_dir)
     assert len(list_states(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_resumed_run_of_graphs_equals_an_uninterrupted_one(
+    recipe, dataset, tmp_path, monkeypatch
+):
+    whole_dir, stopped_dir = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole_dir, stopped_dir):
+        folder.mkdir()
+    whole_model = train(recipe, dataset, whole_dir, in_graphs=True)
+    with monkeypatch.context() as patch:
+        interrupt(patch, "on_train_batch_end", 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, stopped_dir, in_graphs=True)
+    model = train(recipe, dataset, stopped_dir, in_graphs=True)
+    assert_equal_weights(model, whole_model)
+    assert_equal_states(stopped_dir, whole_dir)
 
 
 @pytest.mark.slow

@@ -83,11 +83,12 @@ def _fits(value, hint):
 
 def _describe(hint):
     arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(map(_describe, arguments))
     if arguments:
-        return f"a list of {_describe(arguments[0])}"
-    if isinstance(hint, type) and issubclass(hint, hyperparams.Config):
-        return f"keys of {hint.__name__}"
-    return {type(None): "null"}.get(hint, getattr(hint, "__name__", str(hint)))
+        return f"a list of {arguments[0].__name__}"
+    if hint is type(None):
+        return "null"
+    if issubclass(hint, hyperparams.Config):
+        return "keys with values"
+    return f"of type {hint.__name__}"

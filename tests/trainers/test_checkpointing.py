@@ -460,6 +460,7 @@ def test_loss_that_is_not_finite_is_one_line(dataset, tmp_path):
             {"batch_size": 32, "image_size": 8, "learning_rate": 1e30}, {}
         )
     )
+    # After more steps than the others take.
     with pytest.raises(UserError, match="smaller --learning_rate"):
-        train(recipe, dataset, tmp_path)
+        train(recipe, dataset, tmp_path, in_graphs=True)
     assert not list_states(tmp_path)

@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import signal
+from unittest import mock
 
 import keras
 import numpy as np
@@ -37,14 +38,31 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def dataset():
     digits = open_dataset("digits")
-    # The fewest digits that make three batches.
-    train = digits.train
+
+    def take(split, size):
+        return type(split)(split.examples.take(size), size, size, split.load)
+
+    # The fewest digits that make three batches, and a second that is not full.
     return ImageDataset(
         digits.class_names,
         channels=1,
-        train=type(train)(train.examples.take(100), 100, 100, train.load),
-        validation=digits.validation,
+        train=take(digits.train, 100),
+        validation=take(digits.validation, 50),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def picture():
+    """To draw the first batch and the curves takes longer than to train."""
+
+    def draw(recipe, dataset, run, path):
+        keras.utils.save_img(path, np.zeros((1, 1, 3)), scale=False)
+
+    with (
+        mock.patch.object(training, "draw_first_batch", draw),
+        mock.patch.object(training.plots, "plot_training_curves"),
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,32 @@ def read_scalars(folder):
     return scalars
 
 
+@pytest.mark.slow
+def test_detector_is_trained_and_evaluated(records, train_detector, tmp_path):
+    """The one training of a detector in the tests of the whole project."""
+    with restoring_precision():
+        train_detector.run(
+            model_dir=str(tmp_path), train_steps=1, **records, **SMALL
+        )
+    path = str(tmp_path / "ckpt-1")
+    moved = {
+        name: tf.train.load_variable(path, name).any()
+        for name, _ in tf.train.list_variables(path)
+        # Zero before the first step.
+        if "/moving_mean/" in name.replace(":", "/")
+        or "_3_normalization:gamma/" in name
+    }
+    assert any("gamma" in name for name in moved)
+    assert all(moved.values())
+    written = results.read_results(tmp_path)
+    assert written["step"] == 1
+    scalars = read_scalars(tmp_path / "validation")
+    for task, prefix in (("box", ""), ("mask", "mask_")):
+        for name, value in written[task].items():
+            scalar = scalars[1, prefix + name]
+            assert value == (None if scalar < 0 else pytest.approx(scalar))
+
+
 def test_run_leaves_its_files(detector_run):
     assert {path.name for path in detector_run.iterdir()} >= {
         ".lock",

@@ -51,18 +51,19 @@ def train():
         verbose=0,
     ).history
     weights = np.concatenate([w.ravel() for w in model.get_weights()])
-    return {**history, "weights": weights}
+    devices = model.weights[0].value.sharding.device_set
+    return {**history, "weights": weights}, len(devices)
 
 
 def main(devices, results_file):
     keras.utils.set_random_seed(0)
-    distribution = data_parallel.distribute()
-    results = train()
-    results["devices"] = distribution.device_mesh.devices.size
+    data_parallel.distribute()
+    results, num_devices = train()
+    results["devices"] = num_devices
     if devices > 1:
         keras.utils.set_random_seed(0)
         with data_parallel.pausing():
-            alone = train()
+            alone, results["devices_alone"] = train()
         results |= {f"alone/{key}": value for key, value in alone.items()}
     np.savez(results_file, **results)
 

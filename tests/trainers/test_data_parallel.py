@@ -54,6 +54,7 @@ def two_devices(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(two_devices):
+    assert two_devices["devices_alone"] == 1
     return {
         key.removeprefix("alone/"): value
         for key, value in two_devices.items()

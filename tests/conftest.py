@@ -120,7 +120,7 @@ def mirrored(tmp_path_factory) -> Mirrored:
         },
         stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 0, process.stderr

@@ -1,8 +1,12 @@
 """What several test files share: one small network, exported once."""
 
+import collections
 import json
 import os
 import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
 from unittest import mock
 
 import keras
@@ -59,12 +63,14 @@ def build_small_model():
     return model
 
 
-# Fixtures that take seconds to make.
+# Fixtures that take seconds to make; the tests of a fixture share a worker.
 _DEAR_FIXTURES = (
     "detector_run",
     "export_dir",
     "launcher",
+    "mirrored",
     "trained",
+    "two_devices",
     "untrained_dir",
     "whole_run",
 )
@@ -91,6 +97,39 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
         if any(name in item.fixturenames for name in _DETECTORS):
             item.add_marker(pytest.mark.detection)
+
+
+class Mirrored(NamedTuple):
+    """What trainings on two devices gave, by their names, and said."""
+
+    results: dict[str, dict[str, np.ndarray]]
+    errors: str
+
+
+@pytest.fixture(scope="session")
+def mirrored(tmp_path_factory) -> Mirrored:
+    """All of `tests.support.mirrored_training`."""
+    path = tmp_path_factory.mktemp("mirrored") / "results.npz"
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.support.mirrored_training", path],
+        # In one thread, devices that wait for each other would wait for ever.
+        env={
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("TF_NUM_")
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    results = collections.defaultdict(dict)
+    with np.load(path) as arrays:
+        for key in arrays:
+            name, _, key_of_training = key.partition("/")
+            results[name][key_of_training] = arrays[key]
+    return Mirrored(dict(results), process.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,18 @@ _ANNOTATION_FILE = "annotation.json"
 # What a run cannot change, and what in it says how it began.
 _FIXED = ("task.model.", "trainer.optimizer_config.optimizer.")
 _START = "task.model.backbone.lambda_resnet.weights"
+# What tf-models-official and TensorFlow raise of values that cannot be.
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+)
 # Between looks for a new checkpoint.
 _LOOK_SECONDS = 10
 
@@ -143,13 +155,15 @@ def run_mode(
     if step is None and mode == "eval":
         raise UserError(f"{model_dir} holds no checkpoint yet; train first.")
     _check_sizes(experiment)
+    _check_samples(experiment)
+    _check_intervals(experiment.trainer)
     _check_data(experiment, mode, is_dry=is_dry)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
     _check_batch_sizes(experiment, devices)
     if is_dry:
         print(yaml.safe_dump(experiment.as_dict(), sort_keys=False))
-        with devices.strategy.scope():
+        with _blaming_overrides(run), devices.strategy.scope():
             print(_describe_model(_make_task(experiment, None).build_model()))
         return
     with contextlib.ExitStack() as stack:
@@ -165,7 +179,8 @@ def run_mode(
                 _print_results(model_dir, run)
                 return
             mode = "eval"
-        trainer = _make_trainer(mode, experiment, devices, model_dir)
+        with _blaming_overrides(run):
+            trainer = _make_trainer(mode, experiment, devices, model_dir)
         if trains:
             # After all that can be refused.
             _write_run(model_dir, run, experiment, class_names)
@@ -265,6 +280,50 @@ def _check_sizes(experiment):
         )
 
 
+def _check_samples(experiment):
+    model = experiment.task.model
+    rois = model.roi_sampler.num_sampled_rois
+    most = model.roi_generator.num_proposals
+    if model.roi_sampler.mix_gt_boxes:
+        most += experiment.task.train_data.parser.max_num_instances
+    if rois > most:
+        raise UserError(
+            "task.model.roi_sampler.num_sampled_rois must be at most "
+            f"{most}, as many as there are to choose from: roi_generator."
+            "num_proposals, and with mix_gt_boxes the parser's "
+            f"max_num_instances. Received: {rois}"
+        )
+    if not model.include_mask or not model.mask_sampler:
+        return
+    masks = model.mask_sampler.num_sampled_masks
+    if masks > rois:
+        raise UserError(
+            "task.model.mask_sampler.num_sampled_masks must be at most "
+            f"{rois}, because masks are of the roi_sampler's "
+            f"num_sampled_rois. Received: {masks}"
+        )
+
+
+def _check_intervals(trainer):
+    for name in (
+        "train_steps",
+        "steps_per_loop",
+        "summary_interval",
+        "validation_interval",
+    ):
+        if getattr(trainer, name) < 1:
+            raise UserError(
+                f"trainer.{name} must be at least 1 step. "
+                f"Received: {getattr(trainer, name)}"
+            )
+    if trainer.summary_interval % trainer.steps_per_loop:
+        raise UserError(
+            "trainer.summary_interval must be a multiple of steps_per_loop, "
+            "because summaries are written between loops. Received: "
+            f"{trainer.summary_interval} and {trainer.steps_per_loop}"
+        )
+
+
 def _check_data(experiment, mode, *, is_dry):
     from trainers.detection.records import check_records
 
@@ -291,6 +350,25 @@ def _check_batch_sizes(experiment, devices):
                 "task.validation_data.global_batch_size in --params_override. "
                 f"Received: {data.global_batch_size}"
             )
+
+
+@contextlib.contextmanager
+def _blaming_overrides(run):
+    """Makes one line of what is raised in the block, if there are overrides."""
+    try:
+        yield
+    except _REFUSALS as error:
+        if not run.params_override:
+            raise
+        # The layer is named before, and its arguments after the reason.
+        text = str(error).partition("Call arguments received")[0]
+        reason = text.strip().rpartition("\n\n")[2]
+        raise UserError(
+            "--params_override must have values with which tf-models-official "
+            f"can make a detector: {type(error).__name__}: "
+            f"{' '.join(reason.split())} "
+            f"Received: {' '.join(run.params_override.split())}"
+        ) from error
 
 
 def _make_task(experiment, model_dir):

@@ -1,9 +1,8 @@
 """Trains small networks on the devices of a strategy and writes what came out.
 
-    python -m tests.support.distributed_training STRATEGY RESULTS.npz CASE...
+    python -m tests.support.distributed_training RESULTS.npz CASE...
 
-Mirrored over two halves of the CPU, or in one of several processes that
-`TF_CONFIG` connects.
+As one of several processes that `TF_CONFIG` connects.
 """
 
 import keras
@@ -12,6 +11,7 @@ import tensorflow as tf
 from absl import app
 
 from trainers.averaging import AveragedModel
+from trainers.optimization import add_weight_decay
 from trainers.progress import StepClock
 from trainers.strategies import get_strategy
 
@@ -104,13 +104,35 @@ def train_cases(strategy, cases):
     }
 
 
+def train_step(strategy):
+    """Takes a step as Keras does by itself, in a plain model."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(8, 5)).astype("float32")
+    labels = np.eye(3, dtype="float32")[np.arange(8) % 3]
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((5,)),
+                keras.layers.Dense(4),
+                keras.layers.BatchNormalization(synchronized=True),
+                keras.layers.Dense(3),
+            ]
+        )
+        add_weight_decay(model, 0.5)
+        model.compile(
+            keras.optimizers.SGD(1.0),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+        )
+    model.fit(images, labels, batch_size=8, verbose=0)
+    # By their numbers, because Keras numbers the names of a process.
+    return {str(n): value for n, value in enumerate(model.get_weights())}
+
+
 def main(argv):
-    _, name, results_file, *cases = argv
-    if name == "mirrored":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        half = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(cpu, [half, half])
-    np.savez(results_file, **train_cases(get_strategy(name), cases))
+    _, results_file, *cases = argv
+    strategy = get_strategy("multi_worker")
+    np.savez(results_file, **train_cases(strategy, cases))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     KERAS_BACKEND=jax python -m tests.support.jax_training DEVICES RESULTS.npz
 
 on that many parts of the CPU, in one of several processes if the environment
-says so.
+says so. If there are several parts, a second training is on one of them alone.
 """
 
 import sys
@@ -21,9 +21,7 @@ from trainers import data_parallel
 from trainers import optimization
 
 
-def main(results_file):
-    keras.utils.set_random_seed(0)
-    distribution = data_parallel.distribute()
+def train():
     random = np.random.default_rng(0)
     images = random.normal(size=(35, 7, 5, 3)).astype("float32")
     labels = np.eye(5, dtype="float32")[random.integers(0, 5, 35)]
@@ -52,13 +50,23 @@ def main(results_file):
         shuffle=False,
         verbose=0,
     ).history
-    np.savez(
-        results_file,
-        **history,
-        weights=np.concatenate([w.ravel() for w in model.get_weights()]),
-        devices=distribution.device_mesh.devices.size,
-    )
+    weights = np.concatenate([w.ravel() for w in model.get_weights()])
+    devices = model.weights[0].value.sharding.device_set
+    return {**history, "weights": weights}, len(devices)
+
+
+def main(devices, results_file):
+    keras.utils.set_random_seed(0)
+    data_parallel.distribute()
+    results, num_devices = train()
+    results["devices"] = num_devices
+    if devices > 1:
+        keras.utils.set_random_seed(0)
+        with data_parallel.pausing():
+            alone, results["devices_alone"] = train()
+        results |= {f"alone/{key}": value for key, value in alone.items()}
+    np.savez(results_file, **results)
 
 
 if __name__ == "__main__":
-    main(sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2])

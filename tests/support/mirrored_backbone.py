@@ -1,11 +1,4 @@
-"""Trains a part of a backbone for a step and writes what came out.
-
-    python -m tests.support.mirrored_backbone RESULTS.npz
-
-Mirrored over two halves of the CPU.
-"""
-
-import sys
+"""Trains a part of a backbone for a step on the devices of a strategy."""
 
 import keras
 import numpy as np
@@ -17,7 +10,6 @@ from tests.support import reference
 from trainers.detection.backbone import KerasBackbone
 from trainers.detection.backbone import LambdaResNet
 from trainers.detection.backbone import build_features
-from trainers.strategies import find_devices
 
 BATCH_SIZE = 6
 SHAPE = (64, 32, 3)
@@ -57,16 +49,3 @@ def train(strategy):
     )
     tf.function(strategy.run)(compute_step, args=(batch,))
     return {key: w.numpy() for key, w in model.network_weights.items()}
-
-
-def main(results_file):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    half = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [half, half])
-    devices = find_devices("mirrored")
-    assert devices.count == 2
-    np.savez(results_file, **train(devices.strategy))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import signal
+from unittest import mock
 
 import keras
 import numpy as np
@@ -37,14 +38,31 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def dataset():
     digits = open_dataset("digits")
-    # The fewest digits that make three batches.
-    train = digits.train
+
+    def take(split, size):
+        return type(split)(split.examples.take(size), size, size, split.load)
+
+    # The fewest digits that make three batches, and a second that is not full.
     return ImageDataset(
         digits.class_names,
         channels=1,
-        train=type(train)(train.examples.take(100), 100, 100, train.load),
-        validation=digits.validation,
+        train=take(digits.train, 100),
+        validation=take(digits.validation, 50),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def picture():
+    """To draw the first batch and the curves takes longer than to train."""
+
+    def draw(recipe, dataset, run, path):
+        keras.utils.save_img(path, np.zeros((1, 1, 3)), scale=False)
+
+    with (
+        mock.patch.object(training, "draw_first_batch", draw),
+        mock.patch.object(training.plots, "plot_training_curves"),
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +99,10 @@ def compile_averaged(network, recipe):
     return model
 
 
-def train(recipe, dataset, model_dir, units=10, **options):
-    model = make_model(recipe, units)
+def train(recipe, dataset, model_dir, *, in_graphs=False, **options):
+    model = make_model(recipe)
+    # To make graphs takes longer than a few steps.
+    model.run_eagerly = not in_graphs
     run = Run(**options)
     where = {"run": run, "devices": find_devices()}
     checkpoint = training.restore(model, model_dir=model_dir, **where)
@@ -188,6 +208,23 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert [line[6:9] for line in lines] == ["1/3", "2/3", "3/3"]
     assert read_events(tmp_path) == read_events(whole_dir)
     assert len(list_states(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_resumed_run_of_graphs_equals_an_uninterrupted_one(
+    recipe, dataset, tmp_path, monkeypatch
+):
+    whole_dir, stopped_dir = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole_dir, stopped_dir):
+        folder.mkdir()
+    whole_model = train(recipe, dataset, whole_dir, in_graphs=True)
+    with monkeypatch.context() as patch:
+        interrupt(patch, "on_train_batch_end", 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, stopped_dir, in_graphs=True)
+    model = train(recipe, dataset, stopped_dir, in_graphs=True)
+    assert_equal_weights(model, whole_model)
+    assert_equal_states(stopped_dir, whole_dir)
 
 
 @pytest.mark.slow
@@ -441,6 +478,7 @@ def test_loss_that_is_not_finite_is_one_line(dataset, tmp_path):
             {"batch_size": 32, "image_size": 8, "learning_rate": 1e30}, {}
         )
     )
+    # After more steps than the others take.
     with pytest.raises(UserError, match="smaller --learning_rate"):
-        train(recipe, dataset, tmp_path)
+        train(recipe, dataset, tmp_path, in_graphs=True)
     assert not list_states(tmp_path)

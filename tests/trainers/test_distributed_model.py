@@ -22,13 +22,12 @@ from trainers.program import UserError
 _RESULTS_PER_CASE = 6 + 4
 
 
-def start_training(strategy, results_file, cases, **environment):
+def start_training(results_file, cases, **environment):
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
             "tests.support.distributed_training",
-            strategy,
             results_file,
             *cases,
         ],
@@ -39,15 +38,12 @@ def start_training(strategy, results_file, cases, **environment):
 
 
 def finish_training(*processes):
-    errors = []
     try:
-        for process in processes:
-            errors.append(process.communicate(timeout=300)[1])
+        errors = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert not any(p.returncode for p in processes), "\n".join(errors)
-    return errors
 
 
 def find_free_ports(count):
@@ -67,8 +63,7 @@ def one_device():
     keras.config.set_dtype_policy(policy)
 
 
-def assert_equal_but_for_replicas(results_file, one_device, cases, replicas):
-    results = np.load(results_file)
+def assert_equal_but_for_replicas(results, one_device, cases, replicas):
     assert len(results) == len(cases) * _RESULTS_PER_CASE
     for key in results:
         value = one_device[key]
@@ -82,17 +77,15 @@ def assert_equal_but_for_replicas(results_file, one_device, cases, replicas):
 
 
 @pytest.mark.slow
-def test_mirrored_training_equals_that_of_one_device(one_device, tmp_path):
-    results_file = tmp_path / "results.npz"
-    (errors,) = finish_training(
-        start_training("mirrored", results_file, distributed_training.CASES)
-    )
-    assert "Reduce to" not in errors
+def test_mirrored_training_equals_that_of_one_device(one_device, mirrored):
+    assert "Reduce to" not in mirrored.errors
     assert_equal_but_for_replicas(
-        results_file, one_device, distributed_training.CASES, 2
+        mirrored.results["cases"], one_device, distributed_training.CASES, 2
     )
 
 
+# With those that compare with the same training on one device.
+@pytest.mark.xdist_group("mirrored")
 @pytest.mark.slow
 def test_two_processes_train_as_one_device(one_device, tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in find_free_ports(2)]
@@ -101,7 +94,6 @@ def test_two_processes_train_as_one_device(one_device, tmp_path):
     finish_training(
         *(
             start_training(
-                "multi_worker",
                 results_file,
                 cases,
                 TF_CONFIG=json.dumps(
@@ -115,7 +107,9 @@ def test_two_processes_train_as_one_device(one_device, tmp_path):
         )
     )
     for results_file in files:
-        assert_equal_but_for_replicas(results_file, one_device, cases, 2)
+        assert_equal_but_for_replicas(
+            np.load(results_file), one_device, cases, 2
+        )
 
 
 def fit(model_class, optimizer, normalized, **arguments):

@@ -1,14 +1,13 @@
 """Where training runs; TPUs are played by mocks."""
 
 import socket
-import subprocess
-import sys
-import textwrap
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.distributed_training import train_step
 from trainers.program import UserError
 from trainers.strategies import get_strategy
 
@@ -158,45 +157,9 @@ def test_several_workers_are_connected(monkeypatch):
 
 
 @pytest.mark.slow
-def test_mirrored_step_equals_that_of_one_device():
-    # Devices can be split only before TensorFlow starts.
-    program = """
-        import keras
-        import numpy as np
-        import tensorflow as tf
-
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        half = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(cpu, [half, half])
-
-        from trainers.optimization import add_weight_decay
-        from trainers.strategies import get_strategy
-
-        images = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
-        labels = np.eye(3, dtype="float32")[np.arange(8) % 3]
-
-        def train(name):
-            keras.utils.set_random_seed(0)
-            strategy = get_strategy(name)
-            with strategy.scope():
-                model = keras.Sequential([
-                    keras.Input((5,)),
-                    keras.layers.Dense(4),
-                    keras.layers.BatchNormalization(synchronized=True),
-                    keras.layers.Dense(3),
-                ])
-                add_weight_decay(model, 0.5)
-                model.compile(
-                    keras.optimizers.SGD(1.0),
-                    keras.losses.CategoricalCrossentropy(from_logits=True),
-                )
-            model.fit(images, labels, batch_size=8, verbose=0)
-            return strategy.num_replicas_in_sync, model.get_weights()
-
-        one, expected = train("one_device")
-        two, weights = train("mirrored")
-        assert (one, two) == (1, 2)
-        for weight, value in zip(weights, expected, strict=True):
-            np.testing.assert_allclose(weight, value, atol=1e-5)
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+def test_mirrored_step_equals_that_of_one_device(mirrored):
+    expected = train_step(get_strategy("one_device"))
+    step = mirrored.results["step"]
+    assert step.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(step[key], value, atol=1e-5, err_msg=key)

@@ -1,5 +1,6 @@
 """The experiments that have a name, as tf-models-official has them."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -173,8 +174,8 @@ def make_experiment(
         An `official.core.config_definitions.ExperimentConfig`.
 
     Raises:
-        UserError: If `params_override` cannot be read, or names what there is
-            not.
+        UserError: If `params_override` cannot be read, names what there is
+            not, or has values of a wrong type.
     """
     from official.core import config_definitions
     from official.modeling import optimization
@@ -292,8 +293,12 @@ def _override(config, text, name):
     import tensorflow as tf
     from official.modeling import hyperparams
 
+    from trainers.detection.overrides import check_overrides
+
+    before = copy.deepcopy(config)
     try:
         hyperparams.override_params_dict(config, text, is_strict=True)
+        check_overrides(config, before)
         config.validate()
     # What it raises of unknown keys, of a file that there is not, of YAML
     # that is none, and of values of a wrong type.
@@ -310,8 +315,9 @@ def _override(config, text, name):
         cause = error.args[0] if isinstance(error, KeyError) else error
         reason = " ".join(str(cause).partition(". To extend")[0].split())
         raise UserError(
-            f"{name} must be YAML, or a file of it, with keys of "
-            f"tf-models-official's experiment: {reason}. Received: {text}"
+            f"{name} must be YAML, or a file of it, with keys and values of "
+            f"tf-models-official's experiment: {reason}. "
+            f"Received: {' '.join(text.split())}"
         ) from error
 
 

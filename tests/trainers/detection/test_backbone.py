@@ -1,9 +1,5 @@
 """LambdaResNets within the detectors of tf-models-official."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -25,7 +21,7 @@ from trainers.detection.experiments import RECIPES
 from trainers.program import UserError
 
 # Builds whole models: not for the edit loop.
-pytestmark = [pytest.mark.detection, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "depth": 26,
@@ -258,6 +254,7 @@ def count_parameters(model):
     return sum(np.prod(w.shape) for w in model.trainable_weights)
 
 
+@pytest.mark.detection
 @pytest.mark.parametrize(
     ("recipe", "network"),
     [
@@ -280,6 +277,7 @@ def test_recipes_have_the_papers_backbones(recipe, network):
     )
 
 
+@pytest.mark.detection
 @pytest.mark.parametrize(
     ("recipe", "millions"), [("resnet101", 44.6), ("resnet152", 60.2)]
 )
@@ -294,24 +292,11 @@ def test_recipes_without_squeeze_excite_have_the_papers_size(recipe, millions):
     assert round((count_parameters(features) + classifier) / 1e6, 1) == millions
 
 
-def test_mirrored_step_equals_that_of_one_device(tmp_path):
-    path = tmp_path / "results.npz"
-    # In one thread, devices that wait for each other would wait for ever.
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("TF_NUM_")
-    }
-    subprocess.run(
-        [sys.executable, "-m", "tests.support.mirrored_backbone", path],
-        check=True,
-        env=environment,
-        timeout=300,
-    )
+def test_mirrored_step_equals_that_of_one_device(mirrored):
     expected = mirrored_backbone.train(tf.distribute.get_strategy())
-    with np.load(path) as actual:
-        assert set(actual) == set(expected)
-        for key, value in expected.items():
-            np.testing.assert_allclose(
-                actual[key], value, rtol=1e-4, atol=1e-5, err_msg=key
-            )
+    actual = mirrored.results["backbone"]
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(
+            actual[key], value, rtol=1e-4, atol=1e-5, err_msg=key
+        )

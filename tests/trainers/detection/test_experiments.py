@@ -87,7 +87,46 @@ def test_written_experiment_is_read_again(tmp_path):
         ("{trainer: {step: 3}}", "The key 'step' does not exist"),
         ("missing.yaml", "No such file"),
         ("{a: [", "expected"),
-        ("task=3", "'int' object"),
+        ("task=3", "task must be keys with values, not 3"),
+        (
+            "{task: {model: {detection_head: {num_filters: abc}}}}",
+            "detection_head.num_filters must be of type int, not 'abc'",
+        ),
+        (
+            "task.model.detection_head.num_filters=1.5",
+            "must be of type int, not 1.5",
+        ),
+        (
+            "task.model.mask_head.class_agnostic=1",
+            "must be of type bool, not 1",
+        ),
+        (
+            "task.model.rpn_head.num_convs=true",
+            "must be of type int, not True",
+        ),
+        ("{trainer: {train_steps: null}}", "must be of type int, not None"),
+        (
+            "{task: {model: {roi_sampler: {cascade_iou_thresholds: [a]}}}}",
+            "must be a list of float or null, not ['a']",
+        ),
+        ("{task: {losses: [1]}}", "losses must be keys with values, not [1]"),
+        ("task.losses.mask_weight=.nan", "must be finite, not nan"),
+        (
+            "task.model.roi_generator.num_proposals=-1",
+            "num_proposals must be at least 0, not -1",
+        ),
+        (
+            "trainer.optimizer_config.optimizer.type=sdg",
+            "optimizer.type must be one of sgd, ",
+        ),
+        (
+            "task.model.decoder.type=pyramid",
+            "decoder.type must be one of ",
+        ),
+        (
+            "{task: {train_data: {parser: {aug_type: {type: auto}}}}}",
+            "aug_type.type must be one of randaug, ",
+        ),
     ],
 )
 def test_bad_overrides_are_one_line(override, reason):
@@ -98,6 +137,38 @@ def test_bad_overrides_are_one_line(override, reason):
     assert reason in message
     assert "\n" not in message
     assert message.endswith(f"Received: {override}")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_values_that_fit_are_taken(recipe):
+    experiment = make_experiment(
+        recipe,
+        params_override="""
+            task:
+                losses: {mask_weight: 2, class_weights: [1, 0.5]}
+                model: {mask_sampler: null, anchor: {anchor_size: 4}}
+                train_data:
+                    seed: null
+                    input_path: [a, b]
+                    parser: {aug_type: {type: randaug, randaug: {magnitude: 7}}}
+            trainer: {validation_steps: -1, recovery_max_trials: -1}
+        """,
+    )
+    task = experiment.task
+    assert task.losses.mask_weight == 2
+    assert task.losses.class_weights == [1, 0.5]
+    assert task.model.mask_sampler is None
+    assert task.train_data.seed is None
+    assert task.train_data.input_path == ["a", "b"]
+    assert task.train_data.parser.aug_type.get().magnitude == 7
+    assert experiment.trainer.recovery_max_trials == -1
+
+
+def test_bad_value_of_a_run_is_one_line(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("task: {model: {rpn_head: {num_filters: many}}}")
+    with pytest.raises(UserError, match=r"num_filters must be of type int"):
+        read_experiment(path)
 
 
 def test_unknown_recipe_is_one_line():

@@ -37,6 +37,32 @@ def read_scalars(folder):
     return scalars
 
 
+@pytest.mark.slow
+def test_detector_is_trained_and_evaluated(records, train_detector, tmp_path):
+    """The one training of a detector in the tests of the whole project."""
+    with restoring_precision():
+        train_detector.run(
+            model_dir=str(tmp_path), train_steps=1, **records, **SMALL
+        )
+    path = str(tmp_path / "ckpt-1")
+    moved = {
+        name: tf.train.load_variable(path, name).any()
+        for name, _ in tf.train.list_variables(path)
+        # Zero before the first step.
+        if "/moving_mean/" in name.replace(":", "/")
+        or "_3_normalization:gamma/" in name
+    }
+    assert any("gamma" in name for name in moved)
+    assert all(moved.values())
+    written = results.read_results(tmp_path)
+    assert written["step"] == 1
+    scalars = read_scalars(tmp_path / "validation")
+    for task, prefix in (("box", ""), ("mask", "mask_")):
+        for name, value in written[task].items():
+            scalar = scalars[1, prefix + name]
+            assert value == (None if scalar < 0 else pytest.approx(scalar))
+
+
 def test_run_leaves_its_files(detector_run):
     assert {path.name for path in detector_run.iterdir()} >= {
         ".lock",
@@ -218,6 +244,29 @@ def test_initial_checkpoint_of_another_backbone_is_refused(
         ({"train": "/none/train-*"}, "none at /none/train-*"),
         ({"image_size": 100}, "--image_size must be a multiple of 32"),
         ({"params_override": "task.modle=3"}, "The key 'modle' does not exist"),
+        (
+            {"params_override": "task.model.roi_sampler.num_sampled_rois=61"},
+            "num_sampled_rois must be at most 60, ",
+        ),
+        (
+            {"params_override": "task.model.mask_sampler.num_sampled_masks=49"},
+            "num_sampled_masks must be at most 48, ",
+        ),
+        (
+            {"params_override": "trainer.steps_per_loop=0"},
+            "steps_per_loop must be at least 1 step",
+        ),
+        (
+            {"params_override": "trainer.summary_interval=30"},
+            "summary_interval must be a multiple of steps_per_loop",
+        ),
+        (
+            {
+                "params_override": "{task: {model: {backbone: "
+                "{type: resnet, resnet: {model_id: 51}}}}}"
+            },
+            "with which tf-models-official can make a detector: KeyError: 51",
+        ),
         ({"class_names": "a,,b"}, "--class_names must be names"),
         ({"class_names": "a,b"}, "must be from 1 to 2"),
         ({"mode": "eval"}, "--mode=eval needs the --model_dir of a run"),
@@ -233,6 +282,14 @@ def test_bad_input_is_one_line(
     assert reason in get_error(train_detector, **{**common, **values})
     # Nothing but an empty folder and its lock.
     assert not list(folder.glob("[!.]*"))
+
+
+def test_errors_without_overrides_are_not_swallowed(train_detector):
+    with (
+        pytest.raises(KeyError, match="51"),
+        train_detector.module._blaming_overrides(DetectorRun()),
+    ):
+        raise KeyError(51)
 
 
 @pytest.mark.parametrize("version", ["2.7.2", "2.21.0", None])

@@ -174,10 +174,11 @@ def _check_hard(record, teacher):
             f"is of another teacher than {label_records.TEACHER_FILE} says"
         )
     labels = list(features[records.LABEL_KEY].int64_list.value)
-    count = len(teacher.class_names)
-    if len(labels) != 1 or not 1 <= labels[0] <= count:
+    first = label_records.FIRST_LABEL
+    last = first + len(teacher.class_names) - 1
+    if len(labels) != 1 or not first <= labels[0] <= last:
         raise ValueError(
-            f"must have one label from 1 to {count}, but has {labels}"
+            f"must have one label from {first} to {last}, but has {labels}"
         )
 
 

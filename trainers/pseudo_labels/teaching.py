@@ -113,8 +113,9 @@ def label_images(
     if not labels:
         raise UserError(
             "--teacher must be at least as sure as --pseudo_min_confidence of "
-            f"an image. Received: none of {size:,} in {name}, "
-            f"--pseudo_min_confidence={min_confidence:g}"
+            f"an image. Received: --pseudo_min_confidence={min_confidence:g}, "
+            f"and {size:,} images in {name}, of which {len(bad_images):,} "
+            "cannot be read"
         )
     if paths:
         split = _split_records(paths, counts, channels, is_wanted, labels)

@@ -1,6 +1,7 @@
 """What a run saves, and that a stopped one goes on as if it had not."""
 
 import csv
+import dataclasses
 import itertools
 import os
 import shutil
@@ -37,13 +38,17 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def dataset():
     digits = open_dataset("digits")
-    # The fewest digits that make three batches.
     train = digits.train
+    others = train.examples.skip(40).map(
+        lambda image, label: (image, 0.8 * tf.one_hot(label, 10) + 0.02)
+    )
     return ImageDataset(
         digits.class_names,
         channels=1,
-        train=type(train)(train.examples.take(100), 100, 100, train.load),
+        # Passes through both end within epochs.
+        train=type(train)(train.examples.take(40), 40, 40, train.load),
         validation=digits.validation,
+        pseudo_labelled=type(train)(others.take(50), 50, 50, train.load),
     )
 
 
@@ -54,6 +59,9 @@ def recipe():
         "batch_size": 32,
         "image_size": 8,
         "mixup_alpha": 0.2,
+        "pseudo_ratio": 3.0,
+        "pseudo_loss_weight": 0.5,
+        "steps_per_epoch": STEPS,
     }
     return make_recipe(resolve_flags(flags, saved={}))
 
@@ -233,11 +241,7 @@ def test_longer_run_keeps_the_epochs_that_are_done(
     whole_dir, _ = whole_run
     shutil.copytree(whole_dir, tmp_path, dirs_exist_ok=True)
     rows = read_metrics(tmp_path)
-    longer = make_recipe(
-        resolve_flags(
-            {"epochs": EPOCHS + 1, "batch_size": 32, "image_size": 8}, saved={}
-        )
-    )
+    longer = dataclasses.replace(recipe, epochs=EPOCHS + 1)
     train(longer, dataset, tmp_path)
     assert read_metrics(tmp_path)[:-1] == rows
     # And a run that is done does nothing more.

@@ -33,12 +33,9 @@ def write_records(folder, contents):
         path = folder / f"{number}.tfrecord"
         with tf.io.TFRecordWriter(str(path)) as writer:
             for each in contents[number : number + 2]:
-                value = tf.train.BytesList(value=[each])
-                feature = {
-                    records.IMAGE_KEY: tf.train.Feature(bytes_list=value)
-                }
-                features = tf.train.Features(feature=feature)
-                example = tf.train.Example(features=features)
+                example = tf.train.Example()
+                feature = example.features.feature[records.IMAGE_KEY]
+                feature.bytes_list.value.append(each)
                 writer.write(example.SerializeToString())
     return f"{folder}/*.tfrecord"
 

@@ -197,13 +197,14 @@ def _make_merger(num_labelled, pseudo_labelled):
     # Whatever number divides both divides the batch into equal shares.
     fractions = [(np.arange(n) + 0.5) / n for n in (num_labelled, num_others)]
     order = np.argsort(np.concatenate(fractions), kind="stable")
+    places = np.split(np.argsort(order).astype(np.int32), [num_labelled])
     weights = np.repeat(
         np.float32([1, pseudo_labelled.loss_weight]), [num_labelled, num_others]
     )[order]
 
     def merge(labelled, others):
         merged = tuple(
-            tf.gather(tf.concat(pair, axis=0), order)
+            tf.dynamic_stitch(places, pair)
             for pair in zip(labelled, others, strict=True)
         )
         if pseudo_labelled.loss_weight == 1:

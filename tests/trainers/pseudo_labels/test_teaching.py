@@ -83,7 +83,8 @@ def test_labels_are_what_an_export_says(export_dir, tmp_path):
         if np.isfinite(row).all()
     }
     assert len(expected) == 4
-    confidences = sorted(row.max() for row in expected.values())
+    # Two are above it.
+    confidence = np.median([row.max() for row in expected.values()])
     for name, bad_image in (
         (tmp_path / "images", tmp_path / "images" / "1.png"),
         (pattern, f"Record 1 of {tmp_path}/records/0.tfrecord"),
@@ -97,14 +98,14 @@ def test_labels_are_what_an_export_says(export_dir, tmp_path):
         for image, row in found.items():
             np.testing.assert_allclose(row, expected[image], atol=1e-6)
         # Those of which it is sure keep their labels, in any order.
-        split, _ = label(name, teacher, min_confidence=confidences[2])
+        split, _ = label(name, teacher, min_confidence=confidence)
         examples = split.examples
         if split.reorder:
             examples = split.reorder(tf.constant([1, 2]))
         sure = read_examples(split, examples)
         assert len(sure) == split.size == 2
         for image, row in sure.items():
-            assert row.max() >= confidences[2] - 1e-6
+            assert row.max() > confidence
             np.testing.assert_allclose(row, expected[image], atol=1e-6)
 
 

@@ -5,6 +5,7 @@ the epoch and the position in it, so that training which was stopped and goes
 on sees the same batches as training which was not.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,8 +16,6 @@ from trainers.data.image_dataset import Split
 from trainers.data.preprocessing import prepare_image
 
 Augmentation = Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor]
-# Of each stream of images, what the keys of its passes are made from.
-_LABELLED, _PSEUDO_LABELLED = 0, 1
 
 
 class PseudoLabelled(NamedTuple):
@@ -84,34 +83,28 @@ def make_training_batches(
     steps = range(
         initial_epoch * steps_per_epoch + initial_step, epochs * steps_per_epoch
     )
-
-    def make_stream(number, split, batch_size, augment, pass_size):
-        return _make_stream(
-            split,
-            batch_size,
-            augment,
-            seed=(seed, number),
-            pass_size=pass_size,
-            steps=steps,
-            num_classes=num_classes,
-            image_size=image_size,
-            mix=mix,
-        )
-
+    make_stream = functools.partial(
+        _make_stream,
+        steps=steps,
+        num_classes=num_classes,
+        image_size=image_size,
+        mix=mix,
+    )
     batches = make_stream(
-        _LABELLED,
         split,
         batch_size,
         augment,
-        split.size // batch_size * batch_size,
+        seed=(seed, 0),
+        pass_size=split.size // batch_size * batch_size,
     )
     if pseudo_labelled is not None:
         others = make_stream(
-            _PSEUDO_LABELLED,
             pseudo_labelled.split,
             pseudo_labelled.batch_size,
             pseudo_labelled.augment,
-            pseudo_labelled.split.size,
+            # The order and the keys are others.
+            seed=(seed, 1),
+            pass_size=pseudo_labelled.split.size,
         )
         batches = tf.data.Dataset.zip(batches, others).map(
             _make_merger(batch_size, pseudo_labelled),

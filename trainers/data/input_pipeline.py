@@ -67,9 +67,9 @@ def make_training_batches(
             labelled ones, and pseudo-labelled with pseudo-labelled ones.
         steps_per_epoch: batches in an epoch. Passes go on over the ends of
             epochs. `None` for those of one pass.
-        pseudo_labelled: images that each batch has besides. They pass by as
-            often as they do, with no example left out, and are spread evenly
-            among the others, so that each part of a batch has its share.
+        pseudo_labelled: images that each batch has besides. Their passes, in
+            an order of their own, leave no example out. In a batch they are
+            spread evenly among the others, so that devices get their shares.
 
     Returns:
         Dataset of `(images, labels)`: float32 `(batch_size, image_size,

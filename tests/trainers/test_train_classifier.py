@@ -349,7 +349,7 @@ def test_teacher_labels_the_images_of_a_run(export_dir, tmp_path):
     run = Run(
         dataset=str(tmp_path / "data"),
         pseudo_labels=str(others),
-        teacher=str(export_dir / "saved_model"),
+        teacher=str(export_dir / "model.tflite"),
     )
     with pytest.raises(UserError, match=r"bad\.png is no PNG"):
         train_classifier.open_checked(run, tmp_path, "train", is_new=True)

@@ -75,7 +75,7 @@ def get_error(name, **changes):
 def test_labels_are_what_an_export_says(export_dir, tmp_path):
     contents = write_images(tmp_path / "images")
     pattern = write_records(tmp_path / "records", contents)
-    teacher = export_dir / "saved_model"
+    teacher = export_dir / "model.tflite"
     probabilities, _ = open_model(teacher).runs["image_bytes"](contents)
     expected = {
         tf.io.decode_png(each).numpy().tobytes(): row
@@ -162,10 +162,10 @@ def test_what_is_no_teacher_is_one_line(export_dir, tmp_path):
     assert message.startswith("--teacher must be a SavedModel folder")
     message = get_error(
         tmp_path / "images",
-        teacher=export_dir / "saved_model",
+        teacher=export_dir / "model.tflite",
         class_names=["class a", "class c"],
     )
-    assert f"class 1 is 'class b' in {export_dir}/saved_model" in message
+    assert f"class 1 is 'class b' in {export_dir}/model.tflite" in message
 
 
 def test_images_that_are_not_there_are_one_line(tmp_path):

@@ -60,7 +60,7 @@ def make_mixed_batches():
         del image_size, key
         return image
 
-    return make_training_batches(
+    batches = make_training_batches(
         make_split(7),
         num_classes=5,
         image_size=7,
@@ -71,6 +71,7 @@ def make_mixed_batches():
         steps_per_epoch=5,
         pseudo_labelled=PseudoLabelled(make_split(11), 6, augment, 0.5),
     )
+    return batches.apply(tf.data.experimental.assert_cardinality(5))
 
 
 def build_network(normalized):

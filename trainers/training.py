@@ -100,12 +100,11 @@ def check_batches(
     """
     labelled = count_labelled(recipe, dataset)
     if labelled > dataset.train.size:
-        others = "" if dataset.pseudo_labelled is None else "labelled "
-        received = f", {labelled} of them labelled" if others else ""
+        most = dataset.train.size * recipe.batch_size // labelled
         raise UserError(
-            f"--batch_size must be at most {dataset.train.size}, the number "
-            f"of {others}training images. Received: "
-            f"--batch_size={recipe.batch_size}{received}"
+            f"--batch_size must be at most {most}, because there are "
+            f"{dataset.train.size} labelled images to train on. Received: "
+            f"--batch_size={recipe.batch_size}"
         )
     check_divisibility(
         batch_size=recipe.batch_size,

@@ -124,8 +124,8 @@ def test_batch_of_more_labelled_images_than_there_are_is_one_line(dataset):
     with pytest.raises(UserError) as error:
         training.check_batches(recipe, dataset, Run(), find_devices())
     assert str(error.value) == (
-        "--batch_size must be at most 100, the number of labelled training "
-        "images. Received: --batch_size=404, 101 of them labelled"
+        "--batch_size must be at most 400, because there are 100 labelled "
+        "images to train on. Received: --batch_size=404"
     )
     training.check_batches(
         make(batch_size=400, pseudo_ratio=3.0), dataset, Run(), find_devices()

@@ -70,6 +70,30 @@ class Recipe:
     cutmix_alpha: float = _augmentation(
         0.0, "Of the beta distribution of CutMix, 0 for none", at_least(0)
     )
+    pseudo_color_jitter_strength: float | None = _augmentation(
+        None,
+        "--color_jitter_strength of the pseudo-labelled images; without it "
+        "that of the labelled ones",
+        between(0, 1),
+    )
+    pseudo_rand_augment_layers: int | None = _augmentation(
+        None,
+        "--rand_augment_layers of the pseudo-labelled images; without it that "
+        "of the labelled ones",
+        at_least(0),
+    )
+    pseudo_rand_augment_magnitude: float | None = _augmentation(
+        None,
+        "--rand_augment_magnitude of the pseudo-labelled images; without it "
+        "that of the labelled ones",
+        between(0, 30),
+    )
+    pseudo_random_erasing_rate: float | None = _augmentation(
+        None,
+        "--random_erasing_rate of the pseudo-labelled images; without it that "
+        "of the labelled ones",
+        between(0, 1),
+    )
 
     depth: int = _model(50, "Layers", one_of(*lambda_resnet.DEPTHS))
     layout: str | None = _model(
@@ -112,8 +136,26 @@ class Recipe:
     )
 
     epochs: int = _optimization(90, "Length of training, epochs", at_least(1))
+    steps_per_epoch: int | None = _optimization(
+        None,
+        "Steps in an epoch; without it those of one pass through the labelled "
+        "images",
+        at_least(1),
+    )
     batch_size: int = _optimization(
         256, "Examples per step on all devices together", at_least(1)
+    )
+    pseudo_ratio: float = _optimization(
+        1.0,
+        "Pseudo-labelled images for each labelled one in every batch, with "
+        "--pseudo_labels; --batch_size must be a whole number times 1 more",
+        greater_than(0),
+    )
+    pseudo_loss_weight: float = _optimization(
+        1.0,
+        "Weight of the losses of the pseudo-labelled images; that of the "
+        "labelled is 1",
+        greater_than(0),
     )
     gradient_accumulation_steps: int = _optimization(
         1,

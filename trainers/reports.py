@@ -73,6 +73,7 @@ def describe_run(
                 f"{dataset.train.size:,} images to train on, "
                 f"{dataset.validation.size:,} to validate"
             ),
+            **_describe_pseudo_labels(recipe, dataset, run),
             "Devices": _describe_devices(devices),
             "Batch": _describe_batch(recipe, devices),
             "Length": (
@@ -167,6 +168,21 @@ def _describe_network(network, recipe):
     if recipe.width_multiplier != 1:
         parts.append(f"width x {recipe.width_multiplier:g}")
     return ", ".join(parts)
+
+
+def _describe_pseudo_labels(recipe, dataset, run):
+    if dataset.pseudo_labelled is None:
+        return {}
+    labelled = training.count_labelled(recipe, dataset)
+    text = (
+        f"{run.pseudo_labels}, "
+        f"{_name_number(dataset.pseudo_labelled.size, 'image')}, "
+        f"{recipe.pseudo_ratio:g} for each labelled one: "
+        f"{recipe.batch_size - labelled:,} and {labelled:,} in a batch"
+    )
+    if recipe.pseudo_loss_weight != 1:
+        text += f", weight of their losses {recipe.pseudo_loss_weight:g}"
+    return {"Pseudo-labels": text}
 
 
 def _describe_devices(devices):

@@ -56,6 +56,23 @@ class Run:
     first_label: int = _data(
         1, "Number of the first class in TFRecords; 1 in ImageNet's"
     )
+    pseudo_labels: str | None = _data(
+        None,
+        "Images to train on besides: what trainers.select_labels or "
+        "export.label_images wrote, a folder or a pattern; with --teacher, a "
+        "folder or a pattern of images or of TFRecords, which need no labels",
+    )
+    teacher: str | None = _data(
+        None,
+        "Export that labels the images of --pseudo_labels as training begins, "
+        "in memory: a SavedModel folder, a .tflite or an .onnx file",
+    )
+    pseudo_min_confidence: float = _data(
+        0.0,
+        "Probability of the surest class, below which an image that --teacher "
+        "labels is left out",
+        between(0, 1),
+    )
     max_bad_images: int = _data(
         0,
         "Images that may be left out because they cannot be read; "
@@ -165,6 +182,9 @@ def resolve_flags(
         resolved["dataset"]
     ):
         resolved["dataset"] = os.path.abspath(resolved["dataset"])
+    for name in ("pseudo_labels", "teacher"):
+        if resolved[name] and "://" not in resolved[name]:
+            resolved[name] = os.path.abspath(resolved[name])
     resolved["recipe"] = resolved["recipe"] or choose_recipe(
         resolved["dataset"]
     )
@@ -307,6 +327,17 @@ def make_run(resolved: Mapping) -> Run:
     if run.weights and not os.path.isfile(run.weights):
         raise UserError(
             f"--weights must be a file. Received: --weights={run.weights}"
+        )
+    if run.teacher and not run.pseudo_labels:
+        raise UserError(
+            "--teacher needs --pseudo_labels, the images that it labels. "
+            f"Received: --teacher={run.teacher}"
+        )
+    if run.pseudo_min_confidence and not run.teacher:
+        raise UserError(
+            "--pseudo_min_confidence needs a --teacher; of labels that are "
+            "there, trainers.select_labels takes those that are sure. "
+            f"Received: --pseudo_min_confidence={run.pseudo_min_confidence:g}"
         )
     return run
 

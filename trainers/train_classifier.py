@@ -13,6 +13,22 @@ out, it reads 100, 99.4 and 99.7 % right after the last epoch with the seeds 0,
 train on what `tfds build cifar10` has prepared, and on a folder with a folder
 of images for each class; neither recipe has been measured yet.
 
+    python -m trainers.train_classifier --dataset=photos \\
+        --pseudo_labels=selected --pseudo_ratio=3 --model_dir=runs/student
+
+trains on images besides that a network has labelled: what `export.label_images`
+or `trainers.select_labels` wrote. Each batch has --pseudo_ratio of them for
+each labelled one, so that --batch_size=256 is 64 labelled and 192
+pseudo-labelled ones, and an epoch is one pass through the labelled, or
+--steps_per_epoch. The labels are soft where the records have probabilities;
+what those of the surest classes lack to 1 is spread over the others. The
+pseudo-labelled have an order of their own, in which each comes once before
+any comes again; Mixup and CutMix mix images of one kind; and the accuracy in
+training is that on both kinds, weighted as the losses are. With
+--teacher=EXPORT_DIR/saved_model, --pseudo_labels may be up to 100,000 images
+without labels, in a folder, say, which that network labels as training
+begins.
+
 A flag that is left out has the value of the data set's recipe (`recipes.py`)
 or, in a folder that holds a run, of that run: the same command goes on where
 it stopped, and a larger --epochs goes on for longer. A run that is repeated,
@@ -34,6 +50,7 @@ if __name__ == "__main__":
     launch("trainers.train_classifier")
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -60,6 +77,9 @@ from trainers.data.image_dataset import ImageDataset
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
+from trainers.pseudo_labels import labelled_images
+from trainers.pseudo_labels import teaching
+from trainers.pseudo_labels.division import divide_batch
 from trainers.recipes import Recipe
 
 _KNOBS = (
@@ -173,6 +193,9 @@ def run_mode(
         {**resolved, "weights": None} if has_begun else resolved
     )
     recipe = settings.make_recipe(resolved)
+    if trains and run.pseudo_labels:
+        # Before images are read.
+        divide_batch(recipe.batch_size, recipe.pseudo_ratio)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
     dataset = open_checked(
@@ -333,6 +356,10 @@ def open_checked(
         dataset, bad_images = checking.drop_bad_images(
             dataset, run.max_bad_images, training=mode != "eval"
         )
+        if run.pseudo_labels and mode != "eval":
+            dataset, others = add_pseudo_labelled(dataset, run)
+            bad_images += others
+            checking.check_number(bad_images, run.max_bad_images)
     except checking.BadImagesError as error:
         if is_new and is_chief:
             run_folder.prepare_folder(model_dir)
@@ -351,6 +378,39 @@ def open_checked(
         run_folder.prepare_folder(model_dir)
         checking.write_bad_images(path, bad_images)
     return caching.cache_images(dataset) if run.cache else dataset
+
+
+def add_pseudo_labelled(
+    dataset: ImageDataset, run: settings.Run
+) -> tuple[ImageDataset, list[str]]:
+    """Opens the pseudo-labelled images of a run, or has a teacher label them.
+
+    Args:
+        dataset: what they are to be mixed with.
+        run: names them and the teacher.
+
+    Returns:
+        The data set with them, and lines of those that are left out because
+        they cannot be read.
+
+    Raises:
+        UserError: If there are none, or they or the teacher do not fit.
+    """
+    about = {
+        "class_names": dataset.class_names,
+        "channels": dataset.channels,
+    }
+    if run.teacher:
+        split, bad_images = teaching.label_images(
+            run.pseudo_labels,
+            run.teacher,
+            min_confidence=run.pseudo_min_confidence,
+            **about,
+        )
+    else:
+        split = labelled_images.open_labelled(run.pseudo_labels, **about)
+        bad_images = []
+    return dataclasses.replace(dataset, pseudo_labelled=split), bad_images
 
 
 def configure_keras(run: settings.Run) -> None:

@@ -30,6 +30,7 @@ from trainers.program import UserError
 from trainers.progress import EpochLog
 from trainers.progress import Progress
 from trainers.progress import StepClock
+from trainers.pseudo_labels.division import divide_batch
 from trainers.recipes import Recipe
 from trainers.settings import Run
 from trainers.strategies import Devices
@@ -97,10 +98,13 @@ def check_batches(
     Raises:
         UserError: If they cannot.
     """
-    if recipe.batch_size > dataset.train.size:
+    labelled = count_labelled(recipe, dataset)
+    if labelled > dataset.train.size:
+        most = dataset.train.size * recipe.batch_size // labelled
         raise UserError(
-            f"--batch_size must be at most {dataset.train.size}, the number "
-            f"of training images. Received: --batch_size={recipe.batch_size}"
+            f"--batch_size must be at most {most}, because there are "
+            f"{dataset.train.size} labelled images to train on. Received: "
+            f"--batch_size={recipe.batch_size}"
         )
     check_divisibility(
         batch_size=recipe.batch_size,
@@ -156,8 +160,22 @@ def _wrap(network, recipe):
 
 
 def count_steps(recipe: Recipe, dataset: ImageDataset) -> int:
-    """Returns the number of whole batches in an epoch."""
-    return dataset.train.size // recipe.batch_size
+    """Returns the number of batches in an epoch."""
+    if recipe.steps_per_epoch is not None:
+        return recipe.steps_per_epoch
+    return dataset.train.size // count_labelled(recipe, dataset)
+
+
+def count_labelled(recipe: Recipe, dataset: ImageDataset) -> int:
+    """Returns how many images of a batch are labelled, not pseudo-labelled.
+
+    Raises:
+        UserError: If there is no whole number for the ratio of the recipe.
+    """
+    if dataset.pseudo_labelled is None:
+        return recipe.batch_size
+    labelled, _ = divide_batch(recipe.batch_size, recipe.pseudo_ratio)
+    return labelled
 
 
 def restore(
@@ -296,7 +314,7 @@ def draw_first_batch(
 ) -> None:
     """Draws the first batch that training sees, as a PNG file."""
     batches = make_training_batches(recipe, dataset, seed=run.seed, epochs=1)
-    images, labels = next(batches.as_numpy_iterator())
+    images, labels, *_ = next(batches.as_numpy_iterator())
     plots.plot_batch(images, labels, dataset.class_names, path)
 
 
@@ -364,18 +382,21 @@ def make_training_batches(
 
     Args and Returns: see `input_pipeline.make_training_batches`.
     """
+    labelled = count_labelled(recipe, dataset)
+    pseudo_labelled = dataset.pseudo_labelled
+    if pseudo_labelled is not None:
+        pseudo_labelled = input_pipeline.PseudoLabelled(
+            pseudo_labelled,
+            batch_size=recipe.batch_size - labelled,
+            augment=_compose_augmentation(recipe, "pseudo_"),
+            loss_weight=recipe.pseudo_loss_weight,
+        )
     return input_pipeline.make_training_batches(
         dataset.train,
         num_classes=len(dataset.class_names),
         image_size=recipe.image_size,
-        batch_size=recipe.batch_size,
-        augment=composition.compose_augmentation(
-            recipe.augment,
-            color_jitter_strength=recipe.color_jitter_strength,
-            rand_augment_layers=recipe.rand_augment_layers,
-            rand_augment_magnitude=recipe.rand_augment_magnitude,
-            random_erasing_rate=recipe.random_erasing_rate,
-        ),
+        batch_size=labelled,
+        augment=_compose_augmentation(recipe),
         mix=functools.partial(
             mixing.mix_batch,
             mixup_alpha=recipe.mixup_alpha,
@@ -385,6 +406,24 @@ def make_training_batches(
         epochs=epochs,
         initial_epoch=initial_epoch,
         initial_step=initial_step,
+        steps_per_epoch=count_steps(recipe, dataset),
+        pseudo_labelled=pseudo_labelled,
+    )
+
+
+def _compose_augmentation(recipe, prefix=""):
+    """Puts the augmentation together, of values some of which are not set."""
+
+    def choose(name):
+        value = getattr(recipe, prefix + name)
+        return getattr(recipe, name) if value is None else value
+
+    return composition.compose_augmentation(
+        recipe.augment,
+        color_jitter_strength=choose("color_jitter_strength"),
+        rand_augment_layers=choose("rand_augment_layers"),
+        rand_augment_magnitude=choose("rand_augment_magnitude"),
+        random_erasing_rate=choose("random_erasing_rate"),
     )
 
 

@@ -11,6 +11,9 @@ import tensorflow as tf
 from absl import app
 
 from trainers.averaging import AveragedModel
+from trainers.data.image_dataset import Split
+from trainers.data.input_pipeline import PseudoLabelled
+from trainers.data.input_pipeline import make_training_batches
 from trainers.optimization import add_weight_decay
 from trainers.progress import StepClock
 from trainers.strategies import get_strategy
@@ -26,6 +29,7 @@ CASES = {
     "normalized": (True, "float32", 2, {}),
     "accumulated": (False, "float32", 1, {"gradient_accumulation_steps": 2}),
     "half": (False, "mixed_float16", 2, {"gradient_accumulation_steps": 2}),
+    "pseudo_labelled": (True, "float32", 2, {}),
 }
 
 
@@ -42,6 +46,34 @@ def make_batches(size, seed):
     return batches.batch(BATCH_SIZE).with_options(options)
 
 
+def make_mixed_batches():
+    """Returns as many, each of 2 labelled and 6 pseudo-labelled images."""
+    random = np.random.default_rng(0)
+
+    def make_split(size):
+        images = random.normal(size=(size, 7, 5, 3)).astype("float32")
+        labels = random.dirichlet(np.ones(5), size).astype("float32")
+        examples = tf.data.Dataset.from_tensor_slices((images, labels))
+        return Split(examples, size, size, load=tf.identity)
+
+    def augment(image, image_size, key):
+        del image_size, key
+        return image
+
+    batches = make_training_batches(
+        make_split(7),
+        num_classes=5,
+        image_size=7,
+        batch_size=2,
+        augment=augment,
+        seed=0,
+        epochs=1,
+        steps_per_epoch=5,
+        pseudo_labelled=PseudoLabelled(make_split(11), 6, augment, 0.5),
+    )
+    return batches.apply(tf.data.experimental.assert_cardinality(5))
+
+
 def build_network(normalized):
     inputs = keras.Input((7, 5, 3))
     x = keras.layers.Flatten()(inputs)
@@ -55,7 +87,9 @@ def build_network(normalized):
     return keras.Model(inputs, outputs)
 
 
-def train(strategy, normalized, precision, steps_per_execution, arguments):
+def train(
+    strategy, batches, normalized, precision, steps_per_execution, arguments
+):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
     with strategy.scope():
@@ -73,7 +107,7 @@ def train(strategy, normalized, precision, steps_per_execution, arguments):
     validation = make_batches(VALIDATION_SIZE, seed=1)
     clock = StepClock(BATCH_SIZE)
     history = model.fit(
-        make_batches(TRAINING_SIZE, seed=0),
+        batches,
         validation_data=validation,
         epochs=2,
         shuffle=False,
@@ -97,11 +131,14 @@ def train(strategy, normalized, precision, steps_per_execution, arguments):
 
 
 def train_cases(strategy, cases):
-    return {
-        f"{case}/{key}": value
-        for case in cases
-        for key, value in train(strategy, *CASES[case]).items()
-    }
+    results = {}
+    for case in cases:
+        batches = make_batches(TRAINING_SIZE, seed=0)
+        if case == "pseudo_labelled":
+            batches = make_mixed_batches()
+        for key, value in train(strategy, batches, *CASES[case]).items():
+            results[f"{case}/{key}"] = value
+    return results
 
 
 def train_step(strategy):

@@ -1,6 +1,7 @@
 """What a run saves, and that a stopped one goes on as if it had not."""
 
 import csv
+import dataclasses
 import itertools
 import os
 import shutil
@@ -42,12 +43,18 @@ def dataset():
     def take(split, size):
         return type(split)(split.examples.take(size), size, size, split.load)
 
-    # The fewest digits that make three batches, and a second that is not full.
+    train = digits.train
+    others = train.examples.skip(40).map(
+        lambda image, label: (image, 0.8 * tf.one_hot(label, 10) + 0.02)
+    )
     return ImageDataset(
         digits.class_names,
         channels=1,
-        train=take(digits.train, 100),
+        # Passes through both end within epochs.
+        train=take(train, 40),
+        # One batch and a second that is not full.
         validation=take(digits.validation, 50),
+        pseudo_labelled=type(train)(others.take(50), 50, 50, train.load),
     )
 
 
@@ -72,6 +79,9 @@ def recipe():
         "batch_size": 32,
         "image_size": 8,
         "mixup_alpha": 0.2,
+        "pseudo_ratio": 3.0,
+        "pseudo_loss_weight": 0.5,
+        "steps_per_epoch": STEPS,
     }
     return make_recipe(resolve_flags(flags, saved={}))
 
@@ -270,11 +280,7 @@ def test_longer_run_keeps_the_epochs_that_are_done(
     whole_dir, _ = whole_run
     shutil.copytree(whole_dir, tmp_path, dirs_exist_ok=True)
     rows = read_metrics(tmp_path)
-    longer = make_recipe(
-        resolve_flags(
-            {"epochs": EPOCHS + 1, "batch_size": 32, "image_size": 8}, saved={}
-        )
-    )
+    longer = dataclasses.replace(recipe, epochs=EPOCHS + 1)
     train(longer, dataset, tmp_path)
     assert read_metrics(tmp_path)[:-1] == rows
     # And a run that is done does nothing more.

@@ -47,6 +47,7 @@ def test_each_value_that_is_no_default_has_a_source(name):
         ("imagenet_90", (50, "LLLL", "v1", 224, 90, 0.0, 0.0, 0)),
         ("lambda_resnet50", (50, None, "rs", 160, 350, 0.2, 0.0, 2)),
         ("lambda_resnet101_160", (101, None, "rs", 160, 350, 0.3, 0.0, 2)),
+        ("lambda_resnet152_pseudo", (152, None, "rs", 288, 350, 0.3, 0.1, 2)),
         ("lambda_resnet152", (152, None, "rs", 256, 350, 0.3, 0.1, 2)),
         ("lambda_resnet420", (420, None, "rs", 320, 350, 0.3, 0.2, 2)),
         ("resnet_rs350_256", (350, "CCCC", "rs", 256, 350, 0.25, 0.1, 2)),
@@ -73,6 +74,14 @@ def test_resnet_rs_is_trained_as_it_was_released():
     assert recipe.nesterov
     assert recipe.batch_norm_momentum == 0
     assert recipe.ema_momentum == 0.9999
+
+
+def test_what_the_paper_does_not_say_of_pseudo_labels_is_marked():
+    recipe = get_recipe("lambda_resnet152_pseudo")
+    for name in ("pseudo_ratio", "pseudo_loss_weight", "steps_per_epoch"):
+        assert recipe.sources[name].startswith("not stated by the paper")
+    other = get_recipe("lambda_resnet152_288")
+    assert recipe == other.replace("", pseudo_ratio=3.0)
 
 
 def test_unknown_recipe_is_one_line():

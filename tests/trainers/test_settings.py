@@ -213,6 +213,31 @@ def test_description_says_where_each_value_is_from():
     assert sources["crop_fraction"] == ("0.875", "default of this program")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"teacher": "t"}, "--teacher needs --pseudo_labels"),
+        (
+            {"pseudo_labels": "p", "pseudo_min_confidence": 0.5},
+            "--pseudo_min_confidence needs a --teacher",
+        ),
+        ({"pseudo_min_confidence": 1.5}, "must be from 0 to 1"),
+    ],
+)
+def test_pseudo_labels_without_what_they_need_are_one_line(flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_run(resolve_flags(flags, saved={}))
+    assert "\n" not in str(error.value)
+
+
+def test_pseudo_labels_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = {"pseudo_labels": "labels/labels-*", "teacher": "ram://t"}
+    resolved = resolve_flags(flags, saved={})
+    assert resolved["pseudo_labels"] == str(tmp_path / "labels" / "labels-*")
+    assert resolved["teacher"] == "ram://t"
+
+
 @pytest.mark.parametrize("text", ["10", "10,", "0,5", "9,3", "a,b", "1,2,3"])
 def test_malformed_profile_steps_are_one_line(text):
     with pytest.raises(UserError, match="must be two step numbers"):

@@ -1,5 +1,6 @@
 """The program that trains, from its flags to its files."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from absl import flags
 from tensorflow.core.util import event_pb2
 
+from tests.conftest import CLASS_NAMES
 from tests.support.training import SMALL
 from tests.support.training import run_main
 from trainers import evaluation
@@ -17,6 +19,7 @@ from trainers import run_folder
 from trainers import train_classifier
 from trainers.knobs import list_knobs
 from trainers.program import UserError
+from trainers.pseudo_labels import label_records
 from trainers.recipes import Recipe
 from trainers.settings import Run
 from trainers.settings import resolve_flags
@@ -290,6 +293,77 @@ def test_bad_flag_is_one_line_and_leaves_nothing(flag, value, rule, tmp_path):
     assert rule in message
     assert str(value) in message
     assert not (tmp_path / "new").exists()
+
+
+def test_batch_that_pseudo_labels_do_not_divide_is_one_line(tmp_path):
+    message = get_error(
+        model_dir=str(tmp_path / "new"), pseudo_labels="p", pseudo_ratio=2.0
+    )
+    assert "such as --batch_size=66" in message
+    message = get_error(model_dir=str(tmp_path / "new"), pseudo_labels="p")
+    assert "--pseudo_labels must be a folder or a pattern" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_run_on_pseudo_labels_says_so(tmp_path, capsys):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    names = [str(digit) for digit in range(10)]
+    teacher = label_records.Teacher("f1", names, 1, "runs/t")
+    label_records.write_teacher(str(labels), teacher)
+    image = label_records.LabelledImage(
+        encode_gray(128), "1.png", np.array([1]), np.float32([0.7]), "f1"
+    )
+    record = label_records.make_record(image)
+    with tf.io.TFRecordWriter(f"{labels}/labels-00000-of-00001") as writer:
+        writer.write(record)
+    run_main(
+        model_dir=str(tmp_path / "run"),
+        pseudo_labels=str(labels),
+        pseudo_ratio=3.0,
+        pseudo_loss_weight=0.5,
+        dry_run=True,
+        **SMALL,
+    )
+    said = capsys.readouterr().out
+    assert (
+        f"Pseudo-labels  {labels}, 1 image, 3 for each labelled one: 192 and "
+        "64 in a batch, weight of their losses 0.5\n"
+    ) in said
+    assert "Length         20 epochs of 22 steps\n" in said
+    assert (tmp_path / "run" / "augmented_batch.png").exists()
+
+
+@pytest.mark.slow
+def test_teacher_labels_the_images_of_a_run(export_dir, tmp_path):
+    for name in CLASS_NAMES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(5):
+            path = tmp_path / "data" / name / f"{number}.png"
+            path.write_bytes(encode_gray(number))
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "good.png").write_bytes(encode_gray(128))
+    (others / "bad.png").write_bytes(b"bad")
+    run = Run(
+        dataset=str(tmp_path / "data"),
+        pseudo_labels=str(others),
+        teacher=str(export_dir / "model.tflite"),
+    )
+    with pytest.raises(UserError, match=r"bad\.png is no PNG"):
+        train_classifier.open_checked(run, tmp_path, "train", is_new=True)
+    assert "bad.png is no PNG" in (tmp_path / "bad_images.txt").read_text()
+    run = dataclasses.replace(run, max_bad_images=1)
+    dataset = train_classifier.open_checked(run, tmp_path, "train", is_new=True)
+    assert dataset.pseudo_labelled.size == 1
+    assert dataset.pseudo_labelled.examples.element_spec[1].shape == (10,)
+    dataset = train_classifier.open_checked(run, tmp_path, "eval", is_new=True)
+    assert dataset.pseudo_labelled is None
+
+
+def encode_gray(level):
+    return tf.io.encode_png(np.full((8, 8, 1), level, np.uint8)).numpy()
 
 
 def test_missing_model_dir_is_one_line():

@@ -29,9 +29,20 @@ def cache_images(dataset: ImageDataset) -> ImageDataset:
     validation, validation_bytes = _cache_split(
         dataset.validation, most_bytes - train_bytes
     )
-    total = (train_bytes + validation_bytes) / 2**20
-    print(f"Images in memory: {total:.1f} MiB.")
-    return dataclasses.replace(dataset, train=train, validation=validation)
+    total = train_bytes + validation_bytes
+    pseudo_labelled = dataset.pseudo_labelled
+    if pseudo_labelled:
+        pseudo_labelled, pseudo_bytes = _cache_split(
+            pseudo_labelled, most_bytes - total
+        )
+        total += pseudo_bytes
+    print(f"Images in memory: {total / 2**20:.1f} MiB.")
+    return dataclasses.replace(
+        dataset,
+        train=train,
+        validation=validation,
+        pseudo_labelled=pseudo_labelled,
+    )
 
 
 def _cache_split(split, most_bytes):
@@ -75,7 +86,7 @@ def _split_memory(images, shapes, labels):
 
     return Split(
         tf.data.Dataset.from_tensor_slices(
-            (np.arange(len(labels)), np.asarray(labels, np.int64))
+            (np.arange(len(labels)), np.stack(labels))
         ),
         size=len(labels),
         shuffle_buffer=len(labels),

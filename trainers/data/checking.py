@@ -91,9 +91,22 @@ def drop_bad_images(
             f"{split.describe(position)} {reason}"
             for position, reason in bad_images.items()
         ]
+    check_number(lines, max_bad_images)
+    return dataclasses.replace(dataset, **good), lines
+
+
+def check_number(lines: Sequence[str], max_bad_images: int) -> None:
+    """Checks that no more images are bad than may be.
+
+    Args:
+        lines: a name, and what is wrong, of each bad image.
+        max_bad_images: how many may be left out.
+
+    Raises:
+        BadImagesError: If there are more.
+    """
     if len(lines) > max_bad_images:
         raise BadImagesError(lines, max_bad_images)
-    return dataclasses.replace(dataset, **good), lines
 
 
 @contextlib.contextmanager

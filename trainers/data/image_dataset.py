@@ -22,7 +22,8 @@ class Split:
     """Examples of a data set in a fixed order.
 
     Attributes:
-        examples: dataset of pairs of a stored image and its class, an int64.
+        examples: dataset of pairs of a stored image and its class, an int64,
+            or the shares of all classes, float32 `(num_classes,)`.
         size: int. Number of examples.
         shuffle_buffer: int. Number of examples among which to shuffle.
         load: function from a stored image to uint8 `(height, width,
@@ -54,12 +55,15 @@ class ImageDataset:
         channels: 1 for grayscale or 3 for colors.
         train: `Split` to train on.
         validation: `Split` to choose the best epoch by, and to evaluate on.
+        pseudo_labelled: `Split` that a teacher labelled, to train on besides.
+            `None` if there is none.
     """
 
     class_names: list[str]
     channels: int
     train: Split
     validation: Split
+    pseudo_labelled: Split | None = None
 
 
 def split_arrays(

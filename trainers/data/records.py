@@ -10,6 +10,8 @@ number. `trainers.data.make_records` writes such files.
 import functools
 import os
 import re
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +52,7 @@ def are_records(name: str) -> bool:
     Raises:
         UserError: If it cannot be looked for.
     """
-    return bool(_list_files(name))
+    return bool(list_files(name))
 
 
 def open_records(
@@ -72,7 +74,7 @@ def open_records(
         UserError: If files are damaged or hold something else, or if a label
             is of no class.
     """
-    train, held_out = _divide(_list_files(name))
+    train, held_out = _divide(list_files(name))
     train_counts, labels = _count_examples(train)
     held_out_counts, held_out_labels = _count_examples(held_out)
     labels |= held_out_labels
@@ -98,9 +100,13 @@ def open_records(
             (train, train_counts, ~is_held_out),
             (train, train_counts, is_held_out),
         ]
+
+    def parse(_, record):
+        return parse_example(record, first_label)
+
     splits = [
-        _read_split(*part, channels=channels, first_label=first_label)
-        for part in parts
+        read_split(paths, counts, parse, channels=channels, is_wanted=is_wanted)
+        for paths, counts, is_wanted in parts
     ]
     if not all(split.size for split in splits):
         raise UserError(
@@ -110,29 +116,40 @@ def open_records(
     return ImageDataset(class_names, channels, *splits)
 
 
-def _read_split(paths, counts, is_wanted, *, channels, first_label):
-    """Makes a split of some of the records of some files.
+def read_split(
+    paths: Sequence[str],
+    counts: Sequence[int],
+    parse: Callable[[tf.Tensor, tf.Tensor], tuple],
+    *,
+    channels: int,
+    is_wanted: np.ndarray | None = None,
+) -> Split:
+    """Makes a split of the records of some files.
 
     Args:
         paths: the files.
         counts: numbers of records in them.
+        parse: function from the number of a record, counted over all files in
+            turn, and the record to the contents of an image file and a label.
+        channels: as in `open_records`.
         is_wanted: bool, `(records,)`, for the records of all files in turn.
-        channels, first_label: as in `open_records`.
+            `None` if all are, and no image has to be checked.
     """
     first_numbers = np.cumsum([0, *counts[:-1]])
     # The tensors are captured by what follows.
     path_tensor = tf.constant(paths)
     first_tensor = tf.constant(first_numbers, tf.int64)
-    wanted_tensor = tf.constant(is_wanted)
-    wanted_numbers = np.flatnonzero(is_wanted)
+    is_partial = is_wanted is not None
+    wanted_tensor = tf.constant(is_wanted) if is_partial else None
+    size = int(is_wanted.sum()) if is_partial else sum(counts)
 
     def read_file(file):
-        return (
-            tf.data.TFRecordDataset(path_tensor[file], buffer_size=_READ_BYTES)
-            .enumerate(first_tensor[file])
-            .filter(lambda number, _: wanted_tensor[number])
-            .map(lambda _, record: _parse(record, first_label))
-        )
+        records = tf.data.TFRecordDataset(
+            path_tensor[file], buffer_size=_READ_BYTES
+        ).enumerate(first_tensor[file])
+        if is_partial:
+            records = records.filter(lambda number, _: wanted_tensor[number])
+        return records.map(parse)
 
     def reorder(key):
         # The examples' own keys are folded in from 0.
@@ -152,29 +169,32 @@ def _read_split(paths, counts, is_wanted, *, channels, first_label):
         )
 
     def describe(position):
-        number = wanted_numbers[position]
+        number = np.flatnonzero(is_wanted)[position]
         file = np.searchsorted(first_numbers, number, side="right") - 1
         return f"Record {number - first_numbers[file]} of {paths[file]}"
 
     def drop(positions):
         rest = is_wanted.copy()
-        rest[wanted_numbers[list(positions)]] = False
-        return _read_split(
-            paths, counts, rest, channels=channels, first_label=first_label
+        rest[np.flatnonzero(is_wanted)[list(positions)]] = False
+        return read_split(
+            paths, counts, parse, channels=channels, is_wanted=rest
         )
 
     return Split(
         tf.data.Dataset.range(len(paths)).flat_map(read_file),
-        size=len(wanted_numbers),
-        shuffle_buffer=min(len(wanted_numbers), LARGEST_SHUFFLE_BUFFER),
+        size=size,
+        shuffle_buffer=min(size, LARGEST_SHUFFLE_BUFFER),
         load=functools.partial(decode_image, channels=channels),
         reorder=reorder,
-        describe=describe,
-        drop=drop,
+        describe=describe if is_partial else None,
+        drop=drop if is_partial else None,
     )
 
 
-def _parse(record, first_label):
+def parse_example(
+    record: tf.Tensor, first_label: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the contents of an image file, and a class from 0."""
     example = tf.io.parse_single_example(
         record,
         {
@@ -185,7 +205,17 @@ def _parse(record, first_label):
     return example[IMAGE_KEY], example[LABEL_KEY] - first_label
 
 
-def _list_files(name):
+def list_files(name: str, flag: str = "dataset") -> list[str]:
+    """Returns the paths of TFRecords, in the order of their names.
+
+    Args:
+        name: a folder, a file, or a pattern of names; of anything else, and of
+            what is not there, there are none.
+        flag: whose value it is.
+
+    Raises:
+        UserError: If it cannot be looked for.
+    """
     try:
         if is_pattern(name):
             return sorted(tf.io.gfile.glob(name))
@@ -199,7 +229,7 @@ def _list_files(name):
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())
         raise UserError(
-            f"It cannot be looked for: {reason}. Received: --dataset={name}"
+            f"It cannot be looked for: {reason}. Received: --{flag}={name}"
         ) from error
     return [name] if is_file else []
 
@@ -228,7 +258,7 @@ def _count_examples(paths):
 
     def count(path):
         labels = tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).map(
-            lambda record: _parse(record, first_label=0)[1]
+            lambda record: parse_example(record, first_label=0)[1]
         )
         none = tf.constant(0, tf.int64)
         int64 = tf.int64
@@ -241,13 +271,7 @@ def _count_examples(paths):
             ),
         )
 
-    for path in paths:
-        # Reading a named pipe would wait forever.
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(
-                f"{path} is a folder or a pipe, not a file of TFRecords; "
-                "remove or rename it."
-            )
+    refuse_pipes(paths)
     if not paths:
         return [], set()
     results = iter(
@@ -263,6 +287,20 @@ def _count_examples(paths):
         if examples:
             labels |= {least, most}
     return counts, labels
+
+
+def refuse_pipes(paths: Sequence[str]) -> None:
+    """Checks that files can be read: reading a named pipe waits forever.
+
+    Raises:
+        UserError: If one is a pipe or a folder.
+    """
+    for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(
+                f"{path} is a folder or a pipe, not a file of TFRecords; "
+                "remove or rename it."
+            )
 
 
 def _get_next(results, path):

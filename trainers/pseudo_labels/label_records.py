@@ -7,6 +7,9 @@ records lies teacher.json, which says whose labels they are.
 
 import json
 import os
+from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +97,19 @@ def _make_integers(values):
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
+def read_features(record: bytes) -> Mapping[str, tf.train.Feature]:
+    """Reads a record of whatever keys.
+
+    Raises:
+        ValueError: If it is none; says so, to follow the record's name.
+    """
+    try:
+        return tf.train.Example.FromString(record).features.feature
+    # Of protobuf, which has several of them.
+    except Exception as error:
+        raise ValueError("is no tf.train.Example") from error
+
+
 def read_record(record: bytes, teacher: Teacher) -> LabelledImage:
     """Reads a record with probabilities.
 
@@ -105,11 +121,7 @@ def read_record(record: bytes, teacher: Teacher) -> LabelledImage:
         ValueError: If it is of another teacher, or malformed; says what is
             wrong, to follow the record's name.
     """
-    try:
-        features = tf.train.Example.FromString(record).features.feature
-    # Of protobuf, which has several of them.
-    except Exception as error:
-        raise ValueError("is no tf.train.Example") from error
+    features = read_features(record)
     classes = np.array(features[CLASSES_KEY].int64_list.value, np.int64)
     probabilities = np.array(
         features[PROBABILITIES_KEY].float_list.value, np.float32
@@ -179,15 +191,22 @@ def write_teacher(folder: str, teacher: Teacher) -> None:
         path.write_text(json.dumps(teacher._asdict(), indent=2) + "\n")
 
 
-def read_teacher(folder: str) -> Teacher:
+def read_teacher(
+    folder: str,
+    fetch: Callable[[str], AbstractContextManager] = shards.fetching,
+) -> Teacher:
     """Reads teacher.json.
+
+    Args:
+        folder: where it lies.
+        fetch: what makes a local path of one that may be elsewhere.
 
     Raises:
         UserError: If there is none in the folder, or it is damaged.
     """
     path = shards.join(folder, TEACHER_FILE)
     try:
-        with shards.fetching(path) as local:
+        with fetch(path) as local:
             teacher = Teacher(**json.loads(local.read_text()))
     except (OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

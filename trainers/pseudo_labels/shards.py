@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from collections.abc import Iterator
 
 from trainers.program import UserError
@@ -153,8 +154,15 @@ def replacing(path: str) -> Iterator[pathlib.Path]:
         local.unlink(missing_ok=True)
 
 
-def read_records(path: str) -> Iterator[bytes]:
+def read_records(
+    path: str,
+    fetch: Callable[[str], contextlib.AbstractContextManager] = fetching,
+) -> Iterator[bytes]:
     """Yields the records of a file of TFRecords.
+
+    Args:
+        path: of the file.
+        fetch: what makes a local path of it, or one that TensorFlow knows.
 
     Raises:
         UserError: If it cannot be read, is damaged or cut off.
@@ -163,7 +171,7 @@ def read_records(path: str) -> Iterator[bytes]:
 
     number = 0
     try:
-        with fetching(path) as local:
+        with fetch(path) as local:
             for record in tf.data.TFRecordDataset(
                 str(local)
             ).as_numpy_iterator():

@@ -1,5 +1,7 @@
 """Images in memory are those that were read."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,8 +31,16 @@ def dataset():
         examples = tf.data.Dataset.from_tensor_slices((numbers, numbers % 2))
         return Split(examples, len(numbers), len(numbers), load)
 
+    others = split(np.arange(5))
+    shares = others.examples.map(
+        lambda number, label: (number, tf.one_hot(label, 2) / 2 + 0.25)
+    )
     return ImageDataset(
-        ["even", "odd"], 3, split(np.arange(17)), split(np.arange(17, 22))
+        ["even", "odd"],
+        3,
+        split(np.arange(17)),
+        split(np.arange(17, 22)),
+        dataclasses.replace(others, examples=shares),
     )
 
 
@@ -55,6 +65,7 @@ def test_cached_batches_are_the_same(dataset):
     for split, expected in (
         (cached.train, dataset.train),
         (cached.validation, dataset.validation),
+        (cached.pseudo_labelled, dataset.pseudo_labelled),
     ):
         assert split.size == expected.size
         for batch, other in zip(read(split), read(expected), strict=True):

@@ -12,6 +12,7 @@ from trainers.program import UserError
 
 # In whatever case.
 _LOCAL_RUNNERS = ("direct", "directrunner")
+_QUIET = "--default_sdk_harness_log_level=CRITICAL"
 # What a runner adds to the text of what is raised in a worker.
 _USER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running|$)", re.M)
 
@@ -48,10 +49,14 @@ def parse_options(arguments: Sequence[str], runner: str):
                 f"Flags, and options of Beam, begin with --. Received: "
                 f"{argument}"
             )
+    # Workers in processes of their own say all that they do.
+    quiet = [_QUIET] if runner.lower() in _LOCAL_RUNNERS else []
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options = PipelineOptions([*arguments, f"--runner={runner}"])
+            options = PipelineOptions(
+                [*quiet, *arguments, f"--runner={runner}"]
+            )
             known = options.get_all_options(retain_unknown_options=True)
             unknown = set(known) - set(options.get_all_options())
     except SystemExit as error:

@@ -49,6 +49,17 @@ def test_options_are_read():
     assert FileSystems._pipeline_options is options
 
 
+def test_processes_here_are_quiet_unless_they_are_told_otherwise():
+    told = ["--default_sdk_harness_log_level=INFO"]
+    for runner, arguments, level in (
+        ("DirectRunner", [], "CRITICAL"),
+        ("DirectRunner", told, "INFO"),
+        ("DataflowRunner", [], None),
+    ):
+        options = pipelines.parse_options(arguments, runner).get_all_options()
+        assert options["default_sdk_harness_log_level"] == level
+
+
 @pytest.mark.parametrize("name", ["DirectRunner", "direct", "DataflowRunner"])
 def test_runner_may_be_here_or_elsewhere(name):
     options = pipelines.parse_options([], name)

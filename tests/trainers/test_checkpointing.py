@@ -21,6 +21,7 @@ from trainers import training
 from trainers.averaging import AveragedModel
 from trainers.data.datasets import open_dataset
 from trainers.data.image_dataset import ImageDataset
+from trainers.files import RemotePath
 from trainers.files import make_path
 from trainers.program import Terminated
 from trainers.program import UserError
@@ -59,15 +60,24 @@ def dataset():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def picture():
+def local_pictures():
     """To draw the first batch and the curves takes longer than to train."""
+    draw_first_batch = training.draw_first_batch
+    plot_training_curves = training.plots.plot_training_curves
 
     def draw(recipe, dataset, run, path):
-        keras.utils.save_img(path, np.zeros((1, 1, 3)), scale=False)
+        if isinstance(path, RemotePath):
+            draw_first_batch(recipe, dataset, run, path)
+        else:
+            keras.utils.save_img(path, np.zeros((1, 1, 3)), scale=False)
+
+    def plot(metrics_file, picture_file):
+        if isinstance(picture_file, RemotePath):
+            plot_training_curves(metrics_file, picture_file)
 
     with (
         mock.patch.object(training, "draw_first_batch", draw),
-        mock.patch.object(training.plots, "plot_training_curves"),
+        mock.patch.object(training.plots, "plot_training_curves", plot),
     ):
         yield
 

@@ -149,7 +149,7 @@ def test_first_class_that_is_another_is_named(folder, names, received):
         ),
         (
             {"probabilities": np.float32([0.9, 0.25])},
-            "must have probabilities with the sum 1 at most, but has 1.15",
+            "must have probabilities with the sum 0.5 to 1, but has 1.15",
         ),
         ({"classes": np.array([4, 0])}, "must have different classes from 0"),
         ({"fingerprint": "f2"}, "is of another teacher"),

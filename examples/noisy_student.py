@@ -288,7 +288,6 @@ def make_labels(
             "export.export_model",
             # Not the best epoch, which is chosen by what is held out.
             f"--model={teacher_dir / run_folder.LAST_FILE}",
-            f"--output_dir={export_dir}",
             "--formats=saved_model",
         )
     run_step(

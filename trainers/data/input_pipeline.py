@@ -249,6 +249,12 @@ def make_evaluation_batches(
     return (
         examples.concatenate(blank.repeat(filling))
         .batch(batch_size, drop_remainder=True)
+        # Of records it is unknown, and Keras would warn at their end.
+        .apply(
+            tf.data.experimental.assert_cardinality(
+                (split.size + filling) // batch_size
+            )
+        )
         .prefetch(tf.data.AUTOTUNE)
         .with_options(_share_among_workers())
     )

@@ -74,7 +74,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     def read_few(split):
         part = read_part(split)
         chosen = np.concatenate(
-            [np.flatnonzero(part.labels == digit)[:6] for digit in range(10)]
+            [np.flatnonzero(part.labels == digit)[:8] for digit in range(10)]
         )
         images = [part.images[position] for position in chosen]
         return module.Part(images, part.labels[chosen])
@@ -97,9 +97,9 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     ):
         PROGRAM.run(
             output=str(tmp_path),
-            labelled_per_class=2,
+            labelled_per_class=4,
             steps=4,
-            batch_size=8,
+            batch_size=40,
             rounds=1,
             seeds=["5"],
             min_confidence=0.0,
@@ -117,12 +117,12 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     labelled = read_names((seed_dir / "labelled").glob("train-*"))
     heap = read_names((round_dir / "labels").glob("labels-*"))
     # Each image of training is either told or asked for, once.
-    assert sorted(labelled + heap) == list(range(60))
-    assert len(labelled) == 20
+    assert sorted(labelled + heap) == list(range(80))
+    assert len(labelled) == 40
     selected = read_features((round_dir / "selected").glob("selected-*"))
     right = [
         features["image/class/label"].int64_list.value[0] - 1
-        == int(features["image/filename"].bytes_list.value[0]) // 6
+        == int(features["image/filename"].bytes_list.value[0]) // 8
         for features in selected
     ]
     flags = json.loads((round_dir / "student" / "flags.json").read_text())

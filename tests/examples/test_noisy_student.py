@@ -91,6 +91,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     )
     monkeypatch.setattr(module, "read_part", read_few)
     monkeypatch.setattr(module, "run_step", run_step)
+    monkeypatch.setattr(module, "_EPOCHS", 1)
     with (
         mock.patch.object(keras.Model, "compile", compile_eagerly),
         mock.patch.object(exporter, "run_to_end", run_in_this_process),
@@ -98,7 +99,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
         PROGRAM.run(
             output=str(tmp_path),
             labelled_per_class=4,
-            steps=4,
+            steps=2,
             batch_size=40,
             rounds=1,
             seeds=["5"],

@@ -147,14 +147,10 @@ def export_network(folder: pathlib.Path) -> pathlib.Path:
     import keras
 
     keras.utils.set_random_seed(0)
-    network = keras.Sequential(
-        [
-            keras.Input((_SIZE, _SIZE, 3 if _PHOTOGRAPHS.value else 1)),
-            keras.layers.Rescaling(1 / 32),
-            keras.layers.Flatten(),
-            keras.layers.Dense(len(_CLASS_NAMES)),
-        ]
-    )
+    images = keras.Input((_SIZE, _SIZE, 3 if _PHOTOGRAPHS.value else 1))
+    x = keras.layers.Rescaling(1 / 32)(images)
+    x = keras.layers.Flatten()(x)
+    network = keras.Model(images, keras.layers.Dense(len(_CLASS_NAMES))(x))
     folder.mkdir(exist_ok=True)
     network.save(folder / run_folder.BEST_FILE)
     run_folder.write_json(

@@ -197,6 +197,7 @@ def measure(
             f"--labels={labels}",
             f"--output={selected}",
             "--min_confidence=0.3",
+            "--allow_empty_classes",
             f"--most_per_class={_MOST_PER_CLASS}",
         ),
     }

@@ -151,7 +151,7 @@ def export_network(folder: pathlib.Path) -> pathlib.Path:
     x = keras.layers.Rescaling(1 / 32)(images)
     x = keras.layers.Flatten()(x)
     network = keras.Model(images, keras.layers.Dense(len(_CLASS_NAMES))(x))
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     network.save(folder / run_folder.BEST_FILE)
     run_folder.write_json(
         folder / run_folder.METADATA_FILE,

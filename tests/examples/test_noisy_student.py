@@ -126,9 +126,9 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
         == int(features["image/filename"].bytes_list.value[0]) // 8
         for features in selected
     ]
-    flags = json.loads((round_dir / "student" / "flags.json").read_text())
-    assert flags["pseudo_labels"] == str(round_dir / "selected")
-    assert flags["pseudo_ratio"] == 3
+    saved = json.loads((round_dir / "student" / "flags.json").read_text())
+    assert saved["pseudo_labels"] == str(round_dir / "selected")
+    assert saved["pseudo_ratio"] == 3
     accuracies = [
         (folder / "metrics.csv").read_text().splitlines()[-1]
         for folder in (

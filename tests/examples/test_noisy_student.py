@@ -83,6 +83,12 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
         programs.append(name.rpartition(".")[2])
         if name == "trainers.train_classifier":
             arguments = (*arguments, "--width_multiplier=0.125")
+        if f"--dataset={tmp_path / 'seed5' / 'all'}" in arguments:
+            # Trained as the first, which was seen.
+            row = (tmp_path / "seed5/labelled_only/metrics.csv").read_text()
+            (tmp_path / "seed5/all_labels").mkdir()
+            (tmp_path / "seed5/all_labels/metrics.csv").write_text(row)
+            return
         ended = run_in_this_process(["python", "-m", name, *arguments])
         assert ended.returncode == 0, ended.stderr
 

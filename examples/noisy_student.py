@@ -10,7 +10,7 @@ each of three seeds there are beside them, with as many steps, images in a step
 and the same augmentation, a network that sees the labelled images alone and
 one that is told all labels. A table and a picture at the end say what each
 reads of the digits that were held out, after its last step; nothing is chosen
-by these. Takes half an hour on two cores.
+by these. Takes the better part of an hour on two cores.
 
     python -m examples.noisy_student --dataset=fashion_mnist
 
@@ -429,11 +429,13 @@ def plot_results(
     from matplotlib.ticker import PercentFormatter
 
     names = list(next(iter(accuracies.values())))
+    # On two lines, or they would meet.
+    ticks = [name.replace(", ", ",\n") for name in names]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for seed, values in accuracies.items():
         axes.plot(
-            names,
+            ticks,
             [values[name] for name in names],
             marker="o",
             color="C0",
@@ -444,7 +446,7 @@ def plot_results(
         statistics.mean(values[name] for values in accuracies.values())
         for name in names
     ]
-    axes.plot(names, means, marker="_", markersize=24, color="C3", lw=0)
+    axes.plot(ticks, means, marker="_", markersize=24, color="C3", lw=0)
     for position, mean in enumerate(means):
         axes.annotate(
             f"{mean:.1%}",

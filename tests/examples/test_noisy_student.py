@@ -17,6 +17,8 @@ from trainers.program import UserError
 from trainers.pseudo_labels import shards
 
 PROGRAM = Program("examples.noisy_student")
+# Its flags are found here, before those of another program hide them.
+TRAINER = Program("trainers.train_classifier")
 
 
 def test_the_labelled_images_are_as_many_of_each_class():

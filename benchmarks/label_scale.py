@@ -109,6 +109,7 @@ def write_images(folder: pathlib.Path, count: int, per_shard: int) -> int:
     import tensorflow as tf
 
     from trainers.data.records import IMAGE_KEY
+    from trainers.data.records import serialize_example
 
     folder.mkdir()
     shape = _PHOTOGRAPH_SHAPE if _PHOTOGRAPHS.value else (_SIZE, _SIZE, 1)
@@ -124,13 +125,7 @@ def write_images(folder: pathlib.Path, count: int, per_shard: int) -> int:
                 if number % _BAD_EVERY == _BAD_EVERY - 1:
                     contents = contents[: len(contents) // 2]
                     bad += 1
-                feature = tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[contents])
-                )
-                example = tf.train.Example(
-                    features=tf.train.Features(feature={IMAGE_KEY: feature})
-                )
-                writer.write(example.SerializeToString())
+                writer.write(serialize_example({IMAGE_KEY: contents}))
     return bad
 
 

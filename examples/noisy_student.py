@@ -31,17 +31,23 @@ import statistics
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
+from examples import few_labels
 from examples.digits_demo import run_step
 from trainers import run_folder
+from trainers.data.datasets import open_dataset
+from trainers.data.records import LABEL_KEY
+from trainers.data.records import NAME_KEY
 from trainers.files import replacing
 from trainers.program import UserError
 from trainers.program import refuse_arguments
 from trainers.program import run_program
+from trainers.pseudo_labels import shards
+from trainers.pseudo_labels.label_records import FIRST_LABEL
+from trainers.pseudo_labels.label_records import read_features
 
 _DATASET = flags.DEFINE_enum(
     "dataset", "digits", ["digits", "fashion_mnist"], "The images."
@@ -84,146 +90,6 @@ _RATIO = 3
 # Of the images that a class would have, were the unlabelled divided evenly.
 _SHARE_PER_CLASS = 0.75
 _EPOCHS = 4
-_IMAGES_PER_FILE = 5000
-
-
-class Part(NamedTuple):
-    """Images and, but for what they are to be taken for, their labels.
-
-    Attributes:
-        images: list of PNG files' contents.
-        labels: int, `(images,)`, from 0.
-    """
-
-    images: list[bytes]
-    labels: np.ndarray
-
-
-def read_part(split) -> Part:
-    """Reads a split of gray images.
-
-    Args:
-        split: `trainers.data.image_dataset.Split`.
-    """
-    import tensorflow as tf
-
-    images, labels = [], []
-    for image, label in split.examples:
-        images.append(tf.io.encode_png(split.load(image)).numpy())
-        labels.append(int(label))
-    return Part(images, np.array(labels))
-
-
-def choose_labelled(
-    labels: np.ndarray, per_class: int, seed: int
-) -> np.ndarray:
-    """Chooses the images whose labels are told, as many of each class.
-
-    Args:
-        labels: int, `(images,)`.
-        per_class: number of each class.
-        seed: decides which.
-
-    Returns:
-        Their positions, rising.
-
-    Raises:
-        UserError: If a class has too few, or no image would be left.
-    """
-    least = np.bincount(labels).min()
-    if per_class >= least:
-        raise UserError(
-            "--labelled_per_class must leave some images without a label, so "
-            f"be below {least}. Received: {per_class}"
-        )
-    generator = np.random.default_rng(seed)
-    return np.sort(
-        np.concatenate(
-            [
-                generator.choice(
-                    np.flatnonzero(labels == label), per_class, replace=False
-                )
-                for label in np.unique(labels)
-            ]
-        )
-    )
-
-
-def write_part(
-    part: Part, positions: np.ndarray, folder: pathlib.Path, name: str
-) -> None:
-    """Writes images as TFRecords, with labels unless they are unlabelled.
-
-    Args:
-        part: the images.
-        positions: of those to write.
-        folder: existing folder.
-        name: `"train"`, `"validation"` or `"unlabelled"`.
-    """
-    import tensorflow as tf
-
-    from trainers.data.records import IMAGE_KEY
-    from trainers.data.records import LABEL_KEY
-    from trainers.pseudo_labels.label_records import NAME_KEY
-
-    count = -(-len(positions) // _IMAGES_PER_FILE)
-    for number, chosen in enumerate(np.array_split(positions, count)):
-        path = folder / f"{name}-{number:05}-of-{count:05}"
-        with (
-            replacing(path) as temporary,
-            tf.io.TFRecordWriter(str(temporary)) as writer,
-        ):
-            for position in chosen:
-                features = {
-                    IMAGE_KEY: _strings(part.images[position]),
-                    NAME_KEY: _strings(str(position).encode()),
-                }
-                if name != "unlabelled":
-                    features[LABEL_KEY] = tf.train.Feature(
-                        int64_list=tf.train.Int64List(
-                            value=[part.labels[position] + 1]
-                        )
-                    )
-                example = tf.train.Example(
-                    features=tf.train.Features(feature=features)
-                )
-                writer.write(example.SerializeToString())
-
-
-def _strings(value):
-    import tensorflow as tf
-
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def write_records(
-    train: Part,
-    validation: Part,
-    class_names: Sequence[str],
-    labelled: np.ndarray,
-    folder: pathlib.Path,
-) -> None:
-    """Writes what a seed trains on.
-
-    Args:
-        train: images to train on.
-        validation: those held out.
-        class_names: in the order of the labels.
-        labelled: positions in `train` of those whose labels are told.
-        folder: where folders labelled, unlabelled and all are made.
-    """
-    every = np.arange(len(train.labels))
-    for name, positions in (("labelled", labelled), ("all", every)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "labels.txt").write_text(
-            "".join(f"{class_name}\n" for class_name in class_names)
-        )
-        write_part(train, positions, folder / name, "train")
-        held_out = np.arange(len(validation.labels))
-        write_part(validation, held_out, folder / name, "validation")
-    (folder / "unlabelled").mkdir(exist_ok=True)
-    rest = np.setdiff1d(every, labelled)
-    write_part(train, rest, folder / "unlabelled", "unlabelled")
 
 
 def train_network(
@@ -275,7 +141,7 @@ def make_labels(
 
     Args:
         teacher_dir: folder of the teacher's run.
-        records: folder of what `write_part` wrote as unlabelled.
+        records: folder of what is unlabelled.
         folder: where folders labels and selected are made.
         per_class: number of labels of each class, some of them repeated.
 
@@ -316,25 +182,19 @@ def measure_labels(folder: pathlib.Path, labels: np.ndarray) -> float:
         folder: of the selected labels.
         labels: int, true ones of all images to train on.
     """
-    import tensorflow as tf
-
-    from trainers.data.records import LABEL_KEY
-    from trainers.pseudo_labels import shards
-    from trainers.pseudo_labels.label_records import NAME_KEY
-
     right = []
     for path in sorted(folder.glob("selected-*")):
         for record in shards.read_records(str(path)):
-            feature = tf.train.Example.FromString(record).features.feature
-            position = int(feature[NAME_KEY].bytes_list.value[0])
-            label = feature[LABEL_KEY].int64_list.value[0] - 1
+            features = read_features(record)
+            position = int(features[NAME_KEY].bytes_list.value[0])
+            label = features[LABEL_KEY].int64_list.value[0] - FIRST_LABEL
             right.append(labels[position] == label)
     return float(np.mean(right))
 
 
 def run_seed(
-    train: Part,
-    validation: Part,
+    train: few_labels.Part,
+    validation: few_labels.Part,
     class_names: Sequence[str],
     seed: int,
     folder: pathlib.Path,
@@ -342,7 +202,7 @@ def run_seed(
     """Trains all networks of a seed.
 
     Args:
-        train, validation, class_names: as in `write_records`.
+        train, validation, class_names: as in `few_labels.write_records`.
         seed: decides which images are labelled, and of all runs.
         folder: where all goes.
 
@@ -354,8 +214,8 @@ def run_seed(
         _LABELLED_PER_CLASS.value
         or _LABELLED_PER_CLASS_DEFAULTS[_DATASET.value]
     )
-    labelled = choose_labelled(train.labels, per_class, seed)
-    write_records(train, validation, class_names, labelled, folder)
+    labelled = few_labels.choose_labelled(train.labels, per_class, seed)
+    few_labels.write_records(train, validation, class_names, labelled, folder)
     num_unlabelled = len(train.labels) - len(labelled)
     wanted = round(_SHARE_PER_CLASS * num_unlabelled / len(class_names))
     teacher_dir = folder / "labelled_only"
@@ -467,8 +327,6 @@ def plot_results(
 
 
 def main(argv: list[str]) -> None:
-    from trainers.data.datasets import open_dataset
-
     refuse_arguments(argv)
     start = time.monotonic()
     if _BATCH_SIZE.value % (1 + _RATIO):
@@ -485,7 +343,10 @@ def main(argv: list[str]) -> None:
     dataset = open_dataset(_DATASET.value, _DATA_DIR.value)
     name = time.strftime(f"noisy_student-{_DATASET.value}-%Y%m%d-%H%M%S")
     folder = pathlib.Path(_OUTPUT.value or pathlib.Path("runs", name))
-    parts = read_part(dataset.train), read_part(dataset.validation)
+    parts = [
+        few_labels.read_part(split)
+        for split in (dataset.train, dataset.validation)
+    ]
     accuracies, shares = {}, {}
     for seed in map(int, _SEEDS.value):
         accuracies[seed], shares[seed] = run_seed(

@@ -50,6 +50,7 @@ from trainers import files
 from trainers import knobs
 from trainers import run_folder
 from trainers import strategies
+from trainers.detection import experiment_checks
 from trainers.detection import experiments
 from trainers.detection import results
 from trainers.detection import settings
@@ -154,13 +155,10 @@ def run_mode(
         )
     if step is None and mode == "eval":
         raise UserError(f"{model_dir} holds no checkpoint yet; train first.")
-    _check_sizes(experiment)
-    _check_samples(experiment)
-    _check_intervals(experiment.trainer)
-    _check_data(experiment, mode, is_dry=is_dry)
+    experiment_checks.check_experiment(experiment, mode, is_dry=is_dry)
     configure_keras(run)
     devices = strategies.find_devices(run.strategy, run.tpu)
-    _check_batch_sizes(experiment, devices)
+    experiment_checks.check_batch_sizes(experiment, devices.count)
     if is_dry:
         print(yaml.safe_dump(experiment.as_dict(), sort_keys=False))
         with _blaming_overrides(run), devices.strategy.scope():
@@ -267,89 +265,6 @@ def _flatten(values, prefix=""):
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _check_sizes(experiment):
-    model = experiment.task.model
-    stride = 2**model.max_level
-    if any(size % stride for size in model.input_size[:2]):
-        raise UserError(
-            f"--image_size must be a multiple of {stride}, because the "
-            f"pyramid's level {model.max_level} divides it by it. Received: "
-            f"--image_size={model.input_size[0]}"
-        )
-
-
-def _check_samples(experiment):
-    model = experiment.task.model
-    rois = model.roi_sampler.num_sampled_rois
-    most = model.roi_generator.num_proposals
-    if model.roi_sampler.mix_gt_boxes:
-        most += experiment.task.train_data.parser.max_num_instances
-    if rois > most:
-        raise UserError(
-            "task.model.roi_sampler.num_sampled_rois must be at most "
-            f"{most}, as many as there are to choose from: roi_generator."
-            "num_proposals, and with mix_gt_boxes the parser's "
-            f"max_num_instances. Received: {rois}"
-        )
-    if not model.include_mask or not model.mask_sampler:
-        return
-    masks = model.mask_sampler.num_sampled_masks
-    if masks > rois:
-        raise UserError(
-            "task.model.mask_sampler.num_sampled_masks must be at most "
-            f"{rois}, because masks are of the roi_sampler's "
-            f"num_sampled_rois. Received: {masks}"
-        )
-
-
-def _check_intervals(trainer):
-    for name in (
-        "train_steps",
-        "steps_per_loop",
-        "summary_interval",
-        "validation_interval",
-    ):
-        if getattr(trainer, name) < 1:
-            raise UserError(
-                f"trainer.{name} must be at least 1 step. "
-                f"Received: {getattr(trainer, name)}"
-            )
-    if trainer.summary_interval % trainer.steps_per_loop:
-        raise UserError(
-            "trainer.summary_interval must be a multiple of steps_per_loop, "
-            "because summaries are written between loops. Received: "
-            f"{trainer.summary_interval} and {trainer.steps_per_loop}"
-        )
-
-
-def _check_data(experiment, mode, *, is_dry):
-    from trainers.detection.records import check_records
-
-    task = experiment.task
-    for name, verb, data in (
-        ("train", "train", task.train_data),
-        ("validation", "eval", task.validation_data),
-    ):
-        if data.input_path:
-            check_records(data.input_path, task.model.num_classes)
-        elif verb in mode and not is_dry:
-            raise UserError(
-                f"--{name} is missing: a pattern of the names of TFRecords."
-            )
-
-
-def _check_batch_sizes(experiment, devices):
-    task = experiment.task
-    for data in (task.train_data, task.validation_data):
-        if data.global_batch_size % devices.count:
-            raise UserError(
-                f"Batches must be multiples of the {devices.count} devices "
-                "that share them; see --batch_size, and "
-                "task.validation_data.global_batch_size in --params_override. "
-                f"Received: {data.global_batch_size}"
-            )
 
 
 @contextlib.contextmanager

@@ -4,14 +4,11 @@ import collections
 import concurrent.futures
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.ml.inference.base import PredictionResult
@@ -25,27 +22,20 @@ from export.labelling.output import name_progress
 from export.labelling.output import name_shard
 from export.labelling.teacher_model import compute_fingerprint
 from export.labelling.teacher_model import fetching_model
-from trainers.data.records import IMAGE_KEY
 from trainers.files import is_disk_full
 from trainers.program import UserError
 from trainers.pseudo_labels import label_records
 from trainers.pseudo_labels import shards
-from trainers.pseudo_labels.label_records import NAME_KEY
 from trainers.pseudo_labels.label_records import LabelledImage
 from trainers.pseudo_labels.label_records import Teacher
+from trainers.pseudo_labels.unlabelled import UnlabelledImage
+from trainers.pseudo_labels.unlabelled import classify_images
+from trainers.pseudo_labels.unlabelled import rank_classes
 
 # A file system elsewhere answers after some time, and many at once.
 _READERS = 16
 # Its number, and which of `Plan.spans` it has.
 Shard = tuple[int, tuple[int, int]]
-
-
-class _Image(NamedTuple):
-    """An image file, or what is wrong with it."""
-
-    name: str
-    contents: bytes
-    error: str
 
 
 class _Model:
@@ -145,21 +135,22 @@ class ShardLabeller(ModelHandler[Shard, PredictionResult, _Model]):
             ) as path,
             tf.io.TFRecordWriter(str(path)) as writer,
         ):
-            for batch in _make_batches(images, self._batch_size):
-                for image, probabilities in _classify(batch, model):
-                    count += 1
-                    if image.error:
-                        bad.append({"name": image.name, "reason": image.error})
-                        continue
-                    try:
-                        record = self._make_record(image, probabilities)
-                    except ValueError as error:
-                        raise UserError(
-                            "--model must say how probable each class is, but "
-                            f"what it says of image {count - 1} of shard "
-                            f"{number} {error}. Received: {image.name}"
-                        ) from error
-                    writer.write(record)
+            for image, probabilities in classify_images(
+                images, model.classify, self._batch_size
+            ):
+                count += 1
+                if image.error:
+                    bad.append({"name": image.name, "reason": image.error})
+                    continue
+                try:
+                    record = self._make_record(image, probabilities)
+                except ValueError as error:
+                    raise UserError(
+                        "--model must say how probable each class is, but what "
+                        f"it says of image {count - 1} of shard {number} "
+                        f"{error}. Received: {image.name}"
+                    ) from error
+                writer.write(record)
         progress = {"images": count, "labelled": count - len(bad), "bad": bad}
         with shards.replacing(name_progress(self._output, number)) as path:
             path.write_text(json.dumps(progress) + "\n")
@@ -171,14 +162,8 @@ class ShardLabeller(ModelHandler[Shard, PredictionResult, _Model]):
         return _read_images(paths, 2 * self._batch_size)
 
     def _make_record(self, image, probabilities):
-        order = np.argsort(-probabilities, kind="stable")
-        # All of them, since a few may have any sum below 1.
-        label_records.check_prediction(
-            order,
-            probabilities[order],
-            self._teacher._replace(top_k=len(self._teacher.class_names)),
-        )
-        classes = order[: self._teacher.top_k]
+        ranked = rank_classes(probabilities, self._teacher.class_names)
+        classes = ranked[: self._teacher.top_k]
         return label_records.make_record(
             LabelledImage(
                 image.contents,
@@ -190,7 +175,7 @@ class ShardLabeller(ModelHandler[Shard, PredictionResult, _Model]):
         )
 
 
-def _read_images(paths, ahead) -> Iterator[_Image]:
+def _read_images(paths, ahead) -> Iterator[UnlabelledImage]:
     """Reads image files, of which some are read ahead."""
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         coming = collections.deque()
@@ -209,9 +194,9 @@ def _read_images(paths, ahead) -> Iterator[_Image]:
 def _read_image(path):
     read = _read_remote if shards.is_remote(path) else read_image
     try:
-        return _Image(path, read(path), "")
+        return UnlabelledImage(path, read(path), "")
     except ValueError as error:
-        return _Image(path, b"", str(error))
+        return UnlabelledImage(path, b"", str(error))
 
 
 def _read_remote(path):
@@ -224,54 +209,13 @@ def _read_remote(path):
     return contents
 
 
-def _read_records(path) -> Iterator[_Image]:
+def _read_records(path) -> Iterator[UnlabelledImage]:
     with contextlib.closing(shards.read_records(path)) as records:
         for number, record in enumerate(records):
-            contents, name = _parse(record)
-            if contents is None:
+            try:
+                contents, name = label_records.read_image(record)
+            except ValueError as error:
                 raise UserError(
-                    f"{path} must hold records with {IMAGE_KEY}. Received: "
-                    f"record {number} without"
-                )
-            name = os.fsdecode(name) if name else f"{path}#{number}"
-            yield _Image(name, contents, "")
-
-
-def _parse(record):
-    """Returns contents and name; `None` where there is none."""
-    try:
-        features = tf.train.Example.FromString(record).features.feature
-    # Of protobuf, which has several of them.
-    except Exception:
-        return None, None
-    return [
-        next(iter(features[key].bytes_list.value), None)
-        for key in (IMAGE_KEY, NAME_KEY)
-    ]
-
-
-def _make_batches(images, batch_size):
-    batch, size = [], 0
-    for image in images:
-        batch.append(image)
-        size += len(image.contents)
-        if len(batch) == batch_size or size >= MOST_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _classify(batch, model):
-    """Returns each image and its probabilities, none if it is in error."""
-    readable = [image for image in batch if not image.error]
-    probabilities, errors = model.classify([i.contents for i in readable])
-    rows = iter(zip(probabilities, errors, strict=True))
-    results = []
-    for image in batch:
-        row = None
-        if not image.error:
-            row, error = next(rows)
-            image = image._replace(error=error)
-        results.append((image, row))
-    return results
+                    f"Record {number} of {path} {error}."
+                ) from error
+            yield UnlabelledImage(name or f"{path}#{number}", contents, "")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from examples import few_labels
 from export import exporter
 from tests.support.programs import Program
 from tests.support.programs import run_in_this_process
@@ -23,15 +24,15 @@ TRAINER = Program("trainers.train_classifier")
 
 def test_the_labelled_images_are_as_many_of_each_class():
     labels = np.array([0, 1, 2] * 9 + [2])
-    chosen = PROGRAM.module.choose_labelled(labels, 4, seed=3)
+    chosen = few_labels.choose_labelled(labels, 4, seed=3)
     assert np.bincount(labels[chosen]).tolist() == [4, 4, 4]
     assert (np.diff(chosen) > 0).all()
-    again = PROGRAM.module.choose_labelled(labels, 4, seed=3)
+    again = few_labels.choose_labelled(labels, 4, seed=3)
     np.testing.assert_array_equal(chosen, again)
-    others = PROGRAM.module.choose_labelled(labels, 4, seed=4)
+    others = few_labels.choose_labelled(labels, 4, seed=4)
     assert set(chosen) != set(others)
     with pytest.raises(UserError, match=r"be below 9\. Received: 9"):
-        PROGRAM.module.choose_labelled(labels, 9, seed=3)
+        few_labels.choose_labelled(labels, 9, seed=3)
 
 
 def test_the_table_has_all_seeds_their_mean_and_their_deviation():
@@ -70,7 +71,7 @@ def read_names(paths):
 @pytest.mark.slow
 def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     module = PROGRAM.module
-    read_part = module.read_part
+    read_part = few_labels.read_part
     programs = []
 
     def read_few(split):
@@ -79,7 +80,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
             [np.flatnonzero(part.labels == digit)[:8] for digit in range(10)]
         )
         images = [part.images[position] for position in chosen]
-        return module.Part(images, part.labels[chosen])
+        return few_labels.Part(images, part.labels[chosen])
 
     def run_step(name, *arguments):
         programs.append(name.rpartition(".")[2])
@@ -97,7 +98,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     compile_eagerly = functools.partialmethod(
         keras.Model.compile, run_eagerly=True
     )
-    monkeypatch.setattr(module, "read_part", read_few)
+    monkeypatch.setattr(few_labels, "read_part", read_few)
     monkeypatch.setattr(module, "run_step", run_step)
     monkeypatch.setattr(module, "_EPOCHS", 1)
     with (

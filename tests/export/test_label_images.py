@@ -22,6 +22,7 @@ from tests.support import memory_files
 from tests.support.programs import Program
 from trainers.data.decoding import NO_IMAGE
 from trainers.data.records import IMAGE_KEY
+from trainers.data.records import NAME_KEY
 from trainers.program import UserError
 from trainers.pseudo_labels import label_records
 from trainers.pseudo_labels import shards
@@ -50,13 +51,13 @@ _RUN_SLOWLY = """
 import time
 from export.labelling import shard_labeller
 
-classify = shard_labeller._classify
+classify = shard_labeller._Model.classify
 
 def classify_slowly(*arguments):
     time.sleep(0.4)
     return classify(*arguments)
 
-shard_labeller._classify = classify_slowly
+shard_labeller._Model.classify = classify_slowly
 from export import label_images
 
 label_images.run()
@@ -306,7 +307,7 @@ def test_labels_of_something_else_are_not_mixed(
 
 
 def make_example(contents, name=None):
-    features = {IMAGE_KEY: contents, label_records.NAME_KEY: name}
+    features = {IMAGE_KEY: contents, NAME_KEY: name}
     return tf.train.Example(
         features=tf.train.Features(
             feature={
@@ -383,7 +384,10 @@ def test_damaged_record_is_one_line_and_costs_no_other_shard(
 
 
 def test_record_without_image_is_one_line(program, record_dir, model):
-    for record in (b"no example", make_example(None, b"a.png")):
+    for record, reason in (
+        (b"no example", "is no tf.train.Example"),
+        (make_example(None, b"a.png"), f"has no {IMAGE_KEY}"),
+    ):
         path = record_dir / "train-00001-of-00003"
         with tf.io.TFRecordWriter(str(path)) as writer:
             writer.write(record)
@@ -393,7 +397,7 @@ def test_record_without_image_is_one_line(program, record_dir, model):
                 output=str(record_dir.with_name("labels")),
                 model=model,
             )
-        assert f"{path} must hold records with {IMAGE_KEY}" in str(error.value)
+        assert str(error.value) == f"Record 0 of {path} {reason}."
         shutil.rmtree(record_dir.with_name("labels"))
 
 

@@ -90,25 +90,18 @@ def _write_split(split: Split, class_names, prefix, images_per_file):
         with tf.io.TFRecordWriter(path) as writer:
             for position in positions:
                 file, label = examples[position]
-                example = _make_example(file, label, class_names[label])
-                writer.write(example.SerializeToString())
+                writer.write(_make_record(file, label, class_names[label]))
 
 
-def _make_example(file, label, class_name):
-    contents = pathlib.Path(os.fsdecode(file)).read_bytes()
-    strings = {
-        records.IMAGE_KEY: contents,
-        "image/filename": os.path.basename(file),
-        "image/class/text": class_name.encode(),
-    }
-    feature = {
-        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for key, value in strings.items()
-    }
-    feature[records.LABEL_KEY] = tf.train.Feature(
-        int64_list=tf.train.Int64List(value=[label + 1])
+def _make_record(file, label, class_name):
+    return records.serialize_example(
+        {
+            records.IMAGE_KEY: pathlib.Path(os.fsdecode(file)).read_bytes(),
+            records.LABEL_KEY: int(label) + 1,
+            records.NAME_KEY: os.path.basename(file),
+            "image/class/text": class_name.encode(),
+        }
     )
-    return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
 def main(argv: list[str]) -> None:

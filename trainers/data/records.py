@@ -11,6 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ from trainers.program import UserError
 
 IMAGE_KEY = "image/encoded"
 LABEL_KEY = "image/class/label"
+NAME_KEY = "image/filename"
 CLASSES_FILES = ("labels.txt", "classes.txt")
 _RECORDS_NAME = re.compile(r"\.tfrecords?\b|-\d{5}-of-\d{5}$")
 _SPLIT_NAME = re.compile(r"(?<![a-z])(train|validation|val|test)(?![a-z])")
@@ -189,6 +191,23 @@ def read_split(
         describe=describe if is_partial else None,
         drop=drop if is_partial else None,
     )
+
+
+def serialize_example(values: Mapping[str, bytes | float | list]) -> bytes:
+    """Makes a record: always the same bytes of the same values.
+
+    Args:
+        values: by their keys; bytes, a number, or a list of either.
+    """
+    # Takes seconds to import, which only those that write need.
+    from official.vision.data import tfrecord_lib
+
+    feature = {
+        key: tfrecord_lib.convert_to_feature(value)
+        for key, value in values.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    return example.SerializeToString(deterministic=True)
 
 
 def parse_example(

@@ -17,10 +17,11 @@ import tensorflow as tf
 
 from trainers.data.records import IMAGE_KEY
 from trainers.data.records import LABEL_KEY
+from trainers.data.records import NAME_KEY
+from trainers.data.records import serialize_example
 from trainers.program import UserError
 from trainers.pseudo_labels import shards
 
-NAME_KEY = "image/filename"
 # Numbers of classes from 0, the surest first.
 CLASSES_KEY = "image/predictions/classes"
 PROBABILITIES_KEY = "image/predictions/probabilities"
@@ -74,27 +75,16 @@ def make_record(image: LabelledImage, *, is_soft: bool = True) -> bytes:
         is_soft: whether it has the probabilities, and not only the surest
             class.
     """
-    features = {
-        IMAGE_KEY: _make_strings(image.contents),
-        NAME_KEY: _make_strings(os.fsencode(image.name)),
-        TEACHER_KEY: _make_strings(image.fingerprint.encode()),
-        LABEL_KEY: _make_integers([image.classes[0] + FIRST_LABEL]),
+    values = {
+        IMAGE_KEY: image.contents,
+        NAME_KEY: os.fsencode(image.name),
+        TEACHER_KEY: image.fingerprint.encode(),
+        LABEL_KEY: image.classes[0] + FIRST_LABEL,
     }
     if is_soft:
-        features[CLASSES_KEY] = _make_integers(image.classes)
-        features[PROBABILITIES_KEY] = tf.train.Feature(
-            float_list=tf.train.FloatList(value=image.probabilities)
-        )
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
-
-
-def _make_strings(value):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _make_integers(values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        values[CLASSES_KEY] = list(image.classes)
+        values[PROBABILITIES_KEY] = list(image.probabilities)
+    return serialize_example(values)
 
 
 def read_features(record: bytes) -> Mapping[str, tf.train.Feature]:
@@ -110,6 +100,22 @@ def read_features(record: bytes) -> Mapping[str, tf.train.Feature]:
         raise ValueError("is no tf.train.Example") from error
 
 
+def read_image(record: bytes) -> tuple[bytes, str]:
+    """Reads the contents of an image file and its name, `""` without one.
+
+    Raises:
+        ValueError: If it has no image; says so, to follow the record's name.
+    """
+    features = read_features(record)
+    contents, name = (
+        b"".join(features[key].bytes_list.value)
+        for key in (IMAGE_KEY, NAME_KEY)
+    )
+    if not contents:
+        raise ValueError(f"has no {IMAGE_KEY}")
+    return contents, os.fsdecode(name)
+
+
 def read_record(record: bytes, teacher: Teacher) -> LabelledImage:
     """Reads a record with probabilities.
 
@@ -121,23 +127,19 @@ def read_record(record: bytes, teacher: Teacher) -> LabelledImage:
         ValueError: If it is of another teacher, or malformed; says what is
             wrong, to follow the record's name.
     """
+    contents, name = read_image(record)
     features = read_features(record)
     classes = np.array(features[CLASSES_KEY].int64_list.value, np.int64)
     probabilities = np.array(
         features[PROBABILITIES_KEY].float_list.value, np.float32
     )
-    contents, name, fingerprint = (
-        b"".join(features[key].bytes_list.value)
-        for key in (IMAGE_KEY, NAME_KEY, TEACHER_KEY)
-    )
-    if not contents:
-        raise ValueError(f"has no {IMAGE_KEY}")
+    fingerprint = b"".join(features[TEACHER_KEY].bytes_list.value)
     if fingerprint.decode(errors="replace") != teacher.fingerprint:
         raise ValueError(f"is of another teacher than {TEACHER_FILE} says")
     check_prediction(classes, probabilities, teacher)
     return LabelledImage(
         contents,
-        os.fsdecode(name),
+        name,
         classes,
         probabilities,
         teacher.fingerprint,

@@ -19,7 +19,9 @@ from trainers.program import UserError
 from trainers.pseudo_labels import label_records
 from trainers.pseudo_labels import shards
 from trainers.pseudo_labels.classes import check_classes
-from trainers.pseudo_labels.label_records import Teacher
+from trainers.pseudo_labels.unlabelled import UnlabelledImage
+from trainers.pseudo_labels.unlabelled import classify_images
+from trainers.pseudo_labels.unlabelled import rank_classes
 
 # Each start labels them anew, and their labels are in memory.
 MOST_IMAGES = 100_000
@@ -37,20 +39,6 @@ class TaughtSplit(NamedTuple):
 
     split: Split
     bad_images: list[str]
-
-
-class _Image(NamedTuple):
-    """An image that is not labelled yet.
-
-    Attributes:
-        name: by which a user finds it.
-        contents: of its file.
-        error: what is wrong with it, or `""`.
-    """
-
-    name: str
-    contents: bytes
-    error: str
 
 
 def label_images(
@@ -101,12 +89,18 @@ def label_images(
         # Only where there are people to see it.
         disable=None,
     )
-    labelled = _classify(progress, classify)
+    labelled = classify_images(progress, classify, _BATCH_SIZE)
     for number, (image, probabilities) in enumerate(labelled):
         if image.error:
             bad_images.append(f"{image.name} {image.error}")
             continue
-        _check(image, probabilities, class_names, teacher)
+        try:
+            rank_classes(probabilities, class_names)
+        except ValueError as error:
+            raise UserError(
+                f"What --teacher says of {image.name} {error}. "
+                f"Received: --teacher={teacher}"
+            ) from error
         if probabilities.max() >= min_confidence:
             is_wanted[number] = True
             labels.append(probabilities / probabilities.sum())
@@ -134,22 +128,15 @@ def _count_records(paths):
     return counts
 
 
-def _read_records(paths) -> Iterator[_Image]:
+def _read_records(paths) -> Iterator[UnlabelledImage]:
     for path in paths:
         for number, record in enumerate(_read_file(path)):
             name = f"Record {number} of {path}"
             try:
-                yield _Image(name, _get_contents(record), "")
+                contents, _ = label_records.read_image(record)
+                yield UnlabelledImage(name, contents, "")
             except ValueError as error:
-                yield _Image(name, b"", str(error))
-
-
-def _get_contents(record):
-    features = label_records.read_features(record)
-    contents = b"".join(features[records.IMAGE_KEY].bytes_list.value)
-    if not contents:
-        raise ValueError(f"has no {records.IMAGE_KEY}")
-    return contents
+                yield UnlabelledImage(name, b"", str(error))
 
 
 def _read_file(path):
@@ -173,14 +160,14 @@ def _list_files(name):
     return files
 
 
-def _read_files(files) -> Iterator[_Image]:
+def _read_files(files) -> Iterator[UnlabelledImage]:
     from export.image_files import read_image
 
     for path in files:
         try:
-            yield _Image(path, read_image(path), "")
+            yield UnlabelledImage(path, read_image(path), "")
         except ValueError as error:
-            yield _Image(path, b"", str(error))
+            yield UnlabelledImage(path, b"", str(error))
 
 
 def _open_teacher(path, class_names):
@@ -196,32 +183,6 @@ def _open_teacher(path, class_names):
         raise UserError(str(error).replace("--model", "--teacher")) from error
     check_classes(class_names, model.metadata["class_names"], path)
     return model.runs["image_bytes"]
-
-
-def _classify(images, classify):
-    """Yields images, those that are bad with their error, and probabilities."""
-    images = iter(images)
-    while batch := list(itertools.islice(images, _BATCH_SIZE)):
-        contents = [image.contents for image in batch if not image.error]
-        rows = iter(zip(*classify(contents), strict=True))
-        for image in batch:
-            if image.error:
-                yield image, None
-            else:
-                probabilities, error = next(rows)
-                yield image._replace(error=error), probabilities
-
-
-def _check(image, probabilities, class_names, teacher):
-    whose = Teacher("", class_names, len(class_names), teacher)
-    order = np.argsort(-probabilities, kind="stable")
-    try:
-        label_records.check_prediction(order, probabilities[order], whose)
-    except ValueError as error:
-        raise UserError(
-            f"What --teacher says of {image.name} {error}. "
-            f"Received: --teacher={teacher}"
-        ) from error
 
 
 def _split_records(paths, counts, channels, is_wanted, labels):

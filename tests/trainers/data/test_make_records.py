@@ -69,7 +69,7 @@ def test_output_is_whole_or_not_there(photos, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device", "train")
 
-    monkeypatch.setattr(make_records, "_make_example", fail)
+    monkeypatch.setattr(make_records, "_make_record", fail)
     with pytest.raises(UserError, match="No space left"):
         make_records.make_records(photos, tmp_path / "records", 4)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

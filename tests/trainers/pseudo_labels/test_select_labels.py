@@ -18,6 +18,7 @@ from tests.support.programs import Program
 from tests.trainers.pseudo_labels.test_selection import choose_at_once
 from trainers import plots
 from trainers.data.records import LABEL_KEY
+from trainers.data.records import NAME_KEY
 from trainers.data.records import open_records
 from trainers.program import UserError
 from trainers.pseudo_labels import label_records
@@ -145,7 +146,7 @@ def test_hard_labels_have_no_probabilities(labels, tmp_path):
         for record in records:
             features = tf.train.Example.FromString(record).features.feature
             assert label_records.PROBABILITIES_KEY not in features
-            (name,) = features[label_records.NAME_KEY].bytes_list.value
+            (name,) = features[NAME_KEY].bytes_list.value
             (label,) = features[LABEL_KEY].int64_list.value
             number = int(name.decode().removeprefix(f"{shard}/")[:-4])
             found[label - 1, shard, number] += 1

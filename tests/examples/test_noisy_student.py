@@ -14,12 +14,11 @@ from examples import few_labels
 from export import exporter
 from tests.support.programs import Program
 from tests.support.programs import run_in_this_process
+from tests.support.training import SMALL
 from trainers.program import UserError
 from trainers.pseudo_labels import shards
 
 PROGRAM = Program("examples.noisy_student")
-# Its flags are found here, before those of another program hide them.
-TRAINER = Program("trainers.train_classifier")
 
 
 def test_the_labelled_images_are_as_many_of_each_class():
@@ -85,7 +84,8 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     def run_step(name, *arguments):
         programs.append(name.rpartition(".")[2])
         if name == "trainers.train_classifier":
-            arguments = (*arguments, "--width_multiplier=0.125")
+            width = SMALL["width_multiplier"]
+            arguments = (*arguments, f"--width_multiplier={width}")
         if f"--dataset={tmp_path / 'seed5' / 'all'}" in arguments:
             # Trained as the first, which was seen.
             row = (tmp_path / "seed5/labelled_only/metrics.csv").read_text()

@@ -35,25 +35,18 @@ class Program:
     _flags_of_modules: ClassVar = {}
 
     def __init__(self, module_name):
-        if module_name not in self._flags_of_modules:
-            self._flags_of_modules[module_name] = self._define(module_name)
-        self._flags = self._flags_of_modules[module_name]
-        self.module = sys.modules[module_name]
-
-    def _define(self, module_name):
-        """Imports a module; returns its flags with those of all programs."""
         self._flags = flags.FlagValues()
         for flag in _COMMON_FLAGS:
             self._flags[flag.name] = flag
-        found = flags.FlagValues()
-        if module_name in sys.modules:
-            # Imported in another way, it has its flags among all.
-            found.append_flag_values(flags.FLAGS)
-            return found
         with self._own_flags():
-            importlib.import_module(module_name)
-            found.append_flag_values(flags.FLAGS)
-        return found
+            self.module = importlib.import_module(module_name)
+            imported = flags.FlagValues()
+            imported.append_flag_values(flags.FLAGS)
+        self._flags = self._flags_of_modules.setdefault(module_name, imported)
+
+    @property
+    def flag_names(self):
+        return set(self._flags)
 
     def run(self, **values):
         """Runs `main` with values for some flags."""

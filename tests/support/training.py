@@ -4,20 +4,17 @@ import functools
 from unittest import mock
 
 import keras
-from absl import flags
-from absl.testing import flagsaver
 
-from trainers import train_classifier
+from tests.support.programs import Program
 
+PROGRAM = Program("trainers.train_classifier")
 # A network that trains on the digits in seconds: 5 steps per epoch.
 SMALL = {"width_multiplier": 0.125, "batch_size": 256}
 
 
 def run_main(**values):
     """Runs `main` with values for some flags."""
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**values):
-        train_classifier.main(["train_classifier"])
+    PROGRAM.run(**values)
 
 
 def run_main_eagerly(**values):

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 from tensorflow.core.util import event_pb2
 
 from tests.conftest import CLASS_NAMES
+from tests.support.training import PROGRAM
 from tests.support.training import SMALL
 from tests.support.training import run_main
 from trainers import evaluation
@@ -252,7 +252,7 @@ def test_help_shows_each_knob_under_its_heading(monkeypatch):
     )
     train_classifier.run()
     knobs = [*list_knobs(Run), *list_knobs(Recipe)]
-    assert {field.name for field, _ in knobs} < set(flags.FLAGS)
+    assert {field.name for field, _ in knobs} < PROGRAM.flag_names
     assert sorted(given["flag_groups"]) == sorted(
         {about.group for _, about in knobs}
     )

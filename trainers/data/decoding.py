@@ -47,6 +47,19 @@ def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
             more than `MAX_PIXELS`, or a BMP of another kind than 8, 24 or 32
             bits per pixel without compression.
     """
+    return _make_decoder(channels)(image_bytes)
+
+
+@functools.cache
+def _make_decoder(channels):
+    """Makes one graph for all data sets, each of which would take a while."""
+    return tf.function(
+        functools.partial(_decode, channels=channels),
+        input_signature=[tf.TensorSpec((), tf.string)],
+    )
+
+
+def _decode(image_bytes, channels):
     header = tf.io.decode_raw(
         tf.strings.substr(image_bytes, 0, _HEADER_BYTES),
         tf.uint8,

@@ -163,9 +163,9 @@ def test_tfds_gives_images_with_their_classes(tmp_path):
     assert sorted(numbers) == list(range(13))
 
 
-def test_tfds_does_not_decode_images_of_too_many_pixels(tmp_path, monkeypatch):
+def test_tfds_does_not_decode_images_of_too_many_pixels(tmp_path, limit_pixels):
     TinyPhotos(data_dir=tmp_path).download_and_prepare()
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 11 * 7 - 1)
+    limit_pixels(11 * 7 - 1)
     dataset = open_dataset("tiny_photos", str(tmp_path))
     stored_image, _ = next(iter(dataset.train.examples))
     with pytest.raises(
@@ -298,17 +298,17 @@ def test_bad_images_are_left_out_up_to_a_number(photos):
     assert list_files(dataset.train) == rest
 
 
-def test_image_of_too_many_pixels_is_bad(photos, monkeypatch):
+def test_image_of_too_many_pixels_is_bad(photos, limit_pixels):
     paths = [
         photos / "dogs" / f"x.{suffix}"
         for suffix in ("bmp", "gif", "jpeg", "png", "webp")
     ]
     for path in paths:
         PIL.Image.new("RGB", (311, 257)).save(path)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 311 * 257)
+    limit_pixels(311 * 257)
     _, lines = drop_bad_images(open_dataset(str(photos)), 5)
     assert not lines
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 311 * 257 - 1)
+    limit_pixels(311 * 257 - 1)
     _, lines = drop_bad_images(open_dataset(str(photos)), 5)
     assert sorted(lines) == [f"{path} {decoding.TOO_LARGE}" for path in paths]
 

@@ -212,8 +212,8 @@ def test_records_without_examples_are_one_line(tmp_path):
         open_dataset(str(tmp_path))
 
 
-def test_record_of_too_many_pixels_is_bad(folder, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 11 * 7 - 1)
+def test_record_of_too_many_pixels_is_bad(folder, limit_pixels):
+    limit_pixels(11 * 7 - 1)
     with pytest.raises(UserError, match=decoding.TOO_LARGE) as error:
         drop_bad_images(open_dataset(str(folder)))
     assert str(error.value).startswith(f"Record 0 of {folder}/train-00000")

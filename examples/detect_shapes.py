@@ -6,8 +6,8 @@ draws images of circles, triangles and rectangles that cover each other, and
 runs programs of this project one after the other, each with its command line:
 Mask R-CNN with a small LambdaResNet is trained on a thousand of them,
 evaluated on a hundred others, exported, and looks at a few more. Nothing is
-downloaded. Everything is written to a new folder in runs/. Takes eight minutes
-on two busy cores.
+downloaded. Everything is written to a new folder in runs/. Takes five minutes
+on two idle cores.
 
     python -m examples.detect_shapes --compare
 

@@ -120,7 +120,10 @@ def plot_batch(
     images = images[:_MOST_DRAWN_IMAGES]
     plot_images(
         [np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in images],
-        [_describe_label(label, class_names) for label in labels],
+        [
+            _describe_label(label, class_names)
+            for label in labels[: len(images)]
+        ],
         picture_file,
         columns=math.ceil(math.sqrt(len(images))),
     )
@@ -142,24 +145,29 @@ def plot_images(
         columns: number of images in a row.
     """
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    # A constrained layout of so many axes would take twice as long. Inches:
-    # 1.5 for an image, 0.3 above it for two lines.
-    figure.subplots_adjust(
-        left=0.05 / (1.6 * columns),
-        right=1 - 0.05 / (1.6 * columns),
-        bottom=0.05 / (1.9 * rows),
-        top=1 - 0.35 / (1.9 * rows),
-        wspace=0.1 / 1.5,
-        hspace=0.4 / 1.5,
-    )
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, image, title in zip(grid, images, titles, strict=False):
-        gray = {"cmap": "gray"} if image.shape[-1] == 1 else {}
-        axes.imshow(image, vmin=0, vmax=255, **gray)
-        axes.set_title(title, fontsize=7)
+    # Inches: 1.5 for an image, 0.3 above it for two lines.
+    size = 1.6 * columns, 1.9 * rows
+    figure = Figure(figsize=size)
+    # One for all, since axes of their own would take a second to draw.
+    axes = figure.add_axes((0, 0, 1, 1))
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(number, columns)
+        height, width = 1.5 * np.array(image.shape[:2]) / max(image.shape[:2])
+        center = 1.6 * column + 0.8
+        bottom = 1.9 * row + 1.1 + height / 2
+        top = bottom - height
+        axes.imshow(
+            image,
+            vmin=0,
+            vmax=255,
+            cmap="gray",
+            extent=(center - width / 2, center + width / 2, bottom, top),
+        )
+        axes.text(
+            center, top - 0.04, title, fontsize=7, ha="center", va="bottom"
+        )
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+    axes.set_axis_off()
     _save(figure, picture_file)
 
 

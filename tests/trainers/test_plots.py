@@ -29,12 +29,27 @@ def test_batch_is_drawn_image_by_image(figures, tmp_path, channels):
     names = [f"class {number}" for number in range(7)]
     plots.plot_batch(images, labels, names, tmp_path / "batch.png")
 
-    axes = [axes for axes in figures[0].axes if axes.images]
-    assert [each.get_title() for each in axes] == names
-    for each, image in zip(axes, images, strict=True):
-        drawn = np.asarray(each.images[0].get_array())
-        np.testing.assert_array_equal(drawn, np.squeeze(np.rint(image)))
+    (axes,) = figures[0].axes
+    assert read_titles(figures) == names
+    places = set()
+    for drawn, text, image in zip(axes.images, axes.texts, images, strict=True):
+        array = np.asarray(drawn.get_array())
+        np.testing.assert_array_equal(array, np.squeeze(np.rint(image)))
+        left, right, bottom, top = drawn.get_extent()
+        # In its proportions, below its own title.
+        np.testing.assert_allclose(
+            (right - left) / (bottom - top), image.shape[1] / image.shape[0]
+        )
+        x, y = text.get_position()
+        assert left < x < right
+        assert top - 0.1 < y < top
+        places.add((left, top))
+    assert len(places) == len(images)
     assert matplotlib.image.imread(tmp_path / "batch.png").std() > 0.1
+
+
+def read_titles(figures):
+    return [text.get_text() for text in figures[0].axes[0].texts]
 
 
 @pytest.mark.parametrize("has_average", [False, True])
@@ -71,8 +86,7 @@ def test_curves_are_drawn_of_all_that_is_evaluated(
 def test_only_class_is_named(figures, tmp_path):
     images = np.zeros((2, 5, 3, 3))
     plots.plot_batch(images, np.ones((2, 1)), ["cat"], tmp_path / "batch.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
-    assert titles == ["cat", "cat"]
+    assert read_titles(figures) == ["cat", "cat"]
 
 
 def test_mixed_labels_name_two_classes(figures, tmp_path):
@@ -82,13 +96,16 @@ def test_mixed_labels_name_two_classes(figures, tmp_path):
     )
     names = ["cat", "dog", "eel"]
     plots.plot_batch(images, labels, names, tmp_path / "batch.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
-    assert titles == ["70% cat\n30% dog", "eel", "75% eel\n25% cat", "dog"]
+    assert read_titles(figures) == [
+        "70% cat\n30% dog",
+        "eel",
+        "75% eel\n25% cat",
+        "dog",
+    ]
 
 
 def test_images_beyond_the_most_are_left_out(figures, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "_MOST_DRAWN_IMAGES", 5)
     images = np.zeros((7, 2, 2, 1))
     plots.plot_batch(images, np.eye(7), list("abcdefg"), tmp_path / "batch.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
-    assert titles == ["a", "b", "c", "d", "e", ""]
+    assert read_titles(figures) == ["a", "b", "c", "d", "e"]

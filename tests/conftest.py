@@ -29,7 +29,7 @@ def build_small_model():
     # One step in training mode then sets the statistics.
     normalization = keras.layers.BatchNormalization(momentum=0.0)
     network = lambda_keras.build_lambda_resnet(
-        26,
+        14,
         (16, 16, 1),
         10,
         width_multiplier=1 / 8,

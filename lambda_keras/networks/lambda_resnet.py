@@ -17,10 +17,11 @@ from lambda_keras.normalization import standardize_normalization
 _STAGES = ("c2", "c3", "c4", "c5")
 
 # depth: (blocks in c2 to c5, positions from 1 of the lambda layers in c4).
-# Block counts: Bello et al., 2021 (ResNet-RS); 26 is the usual small one. In
-# c4 of the hybrids, the number of lambda layers is that of Bello, 2021,
-# appendix E.1, where every block of c5 has one and c2 and c3 have none.
+# Block counts: Bello et al., 2021 (ResNet-RS); 14 and 26 are the usual small
+# ones. In c4 of the hybrids, the number of lambda layers is that of Bello,
+# 2021, appendix E.1, where every block of c5 has one and c2 and c3 have none.
 DEPTHS = {
+    14: ((1, 1, 1, 1), (1,)),
     26: ((2, 2, 2, 2), (2,)),
     50: ((3, 4, 6, 3), (3,)),
     101: ((3, 4, 23, 3), (6, 12, 18)),
@@ -80,7 +81,7 @@ def build_lambda_resnet(
     `model.get_layer("c4").output`.
 
     Args:
-        depth: int. 26, 50, 101, 152, 200, 270, 350 or 420.
+        depth: int. 14, 26, 50, 101, 152, 200, 270, 350 or 420.
         input_shape: `(height, width, channels)`. Height and width may be
             `None` if the lambda layers allow it, as `LambdaConv` does.
             Defaults to the shape of `input_tensor`, or to `(224, 224, 3)`.

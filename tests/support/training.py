@@ -9,7 +9,7 @@ from tests.support.programs import Program
 
 PROGRAM = Program("trainers.train_classifier")
 # A network that trains on the digits in seconds: 5 steps per epoch.
-SMALL = {"width_multiplier": 0.125, "batch_size": 256}
+SMALL = {"depth": 14, "width_multiplier": 0.125, "batch_size": 256}
 
 
 def run_main(**values):

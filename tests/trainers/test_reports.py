@@ -40,11 +40,11 @@ def test_run_is_described_before_it_begins(tmp_path):
     assert all(line[13:15] == "  " and line[15] != " " for line in lines)
     facts = {line[:13].strip(): line[15:] for line in lines}
     assert stem > 0
-    assert facts["Parameters"] == f"{164526 - stem:,} trainable of 168,862"
+    assert facts["Parameters"] == f"{97702 - stem:,} trainable of 100,438"
     assert facts["Network"] == (
-        "lambda_resnet26_rs, 3 lambda layers of scope 7, width x 0.125"
+        "lambda_resnet14_rs, 2 lambda layers of scope 7, width x 0.125"
     )
-    assert facts["Multiply-adds"] == "0.00307 G per image"
+    assert facts["Multiply-adds"] == "0.00249 G per image"
     assert facts["Images"] == "16x16 pixels, 1 channel"
     assert facts["Data"] == (
         "digits, 10 classes, 1,437 images to train on, 360 to validate"

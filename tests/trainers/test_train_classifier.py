@@ -70,7 +70,7 @@ def test_run_saves_all_flags_resolved(trained):
         "precision": "float32",
         "strategy": "auto",
         "tpu": None,
-        "depth": 26,
+        "depth": 14,
         "layout": None,
         "architecture": "rs",
         "scope_size": 7,
@@ -148,8 +148,8 @@ def test_results_are_what_timm_reports_and_more_of_best_and_last(trained):
                 "interpolation",
             )
         } == {
-            "model": "lambda_resnet26_rs",
-            "param_count": 0.16,
+            "model": "lambda_resnet14_rs",
+            "param_count": 0.1,
             "img_size": 16,
             "crop_pct": 1.0,
             "interpolation": "bilinear",
@@ -228,7 +228,7 @@ def test_folder_that_another_process_trains_in_is_refused(tmp_path):
 @pytest.mark.slow
 def test_contradicting_flags_are_named(trained):
     message = get_error(model_dir=str(trained), depth=50, seed=1)
-    assert "--depth=50 instead of 26" in message
+    assert "--depth=50 instead of 14" in message
     assert "--seed=1 instead of 0" in message
     assert "--epochs=1 instead of 2" in get_error(
         model_dir=str(trained), epochs=1
@@ -263,7 +263,7 @@ def test_help_shows_each_knob_under_its_heading(monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "value", "rule"),
     [
-        ("depth", 27, "must be 26, 50"),
+        ("depth", 27, "must be 14, 26"),
         ("layout", "CCXL", "four letters"),
         ("architecture", "v2", "must be rs, v1 or tiered"),
         ("scope_size", 4, "must be odd"),

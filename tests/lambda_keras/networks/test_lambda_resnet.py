@@ -39,6 +39,24 @@ def test_lambda_layers_stand_where_the_paper_puts_them():
     assert placement[3] == [True] * 3
 
 
+def test_the_smallest_has_one_block_in_each_stage():
+    model = build_shapes(14, (32, 32, 3), stem_strides=1)
+    blocks = {
+        layer.name.partition("_block")[::2]
+        for layer in model.layers
+        if "_block" in layer.name
+    }
+    assert sorted({(stage, rest[0]) for stage, rest in blocks}) == [
+        (stage, "1") for stage in ("c2", "c3", "c4", "c5")
+    ]
+    lambda_layers = [
+        layer.output.shape[-1]
+        for layer in model.layers
+        if isinstance(layer, lambda_keras.LambdaConv)
+    ]
+    assert lambda_layers == [256, 512]
+
+
 @pytest.mark.parametrize("architecture", ["rs", "v1"])
 @pytest.mark.parametrize(
     ("stem_strides", "image_size", "widths"),

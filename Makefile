@@ -3,8 +3,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: demo test test-quick test-backends test-detection test-peers test-web \
-    web lint format
+.PHONY: demo test test-quick test-backends test-benchmarks test-detection \
+    test-peers test-web web lint format
 
 PAGE_PACKAGES := export/web/node_modules/.package-lock.json
 EXPORT ?= $(shell ls -dt runs/*/export 2>/dev/null | head -n 1)
@@ -18,12 +18,16 @@ demo: .venv/ready
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
 
 test: lint
-	$(PYTEST) -m "not detection"
+	$(PYTEST) -m "not detection" --ignore=tests/benchmarks
 
 # Trains and exports detectors, in two minutes or so.
 test-detection: .venv/ready
 	$(PYTEST) tests/trainers/detection tests/export/detection \
 	    tests/examples/test_detect_shapes.py
+
+# The programs that measure, on little.
+test-benchmarks: .venv/ready
+	$(PYTEST) tests/benchmarks
 
 # For the edit loop: without what trains, exports or starts programs.
 test-quick: .venv/ready

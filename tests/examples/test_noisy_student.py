@@ -84,8 +84,8 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, monkeypatch, capfd):
     def run_step(name, *arguments):
         programs.append(name.rpartition(".")[2])
         if name == "trainers.train_classifier":
-            width = SMALL["width_multiplier"]
-            arguments = (*arguments, f"--width_multiplier={width}")
+            small = ("depth", "width_multiplier")
+            arguments = (*arguments, *(f"--{n}={SMALL[n]}" for n in small))
         if f"--dataset={tmp_path / 'seed5' / 'all'}" in arguments:
             # Trained as the first, which was seen.
             row = (tmp_path / "seed5/labelled_only/metrics.csv").read_text()

@@ -337,9 +337,10 @@ time.sleep(60)
 
 @pytest.mark.parametrize("step", ["write", "verify"])
 def test_ctrl_c_ends_the_child_and_keeps_the_earlier_export(
-    step, request, classifier, monkeypatch
+    step, request, classifier, export_dir, monkeypatch
 ):
     write = exporter._write
+    # Not an argument, for it replaces what writes.
     earlier = request.getfixturevalue("copied_export")
     if step == "write":
         monkeypatch.setattr(exporter, "_write", write)

@@ -171,7 +171,7 @@ def test_saved_model_carries_what_describes_it(export_dir):
 def test_saved_model_has_folded_normalizations(saved_model, keras_model):
     # Each but those of lambda layers leaves a bias of four variables.
     folded = len(keras_model.variables) - len(saved_model.model_variables)
-    assert folded == 3 * 28
+    assert folded == 3 * 17
 
 
 def test_tflite_equals_keras(export_dir, keras_model):

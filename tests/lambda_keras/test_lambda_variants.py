@@ -213,7 +213,7 @@ def test_a_step_of_training_is_that_of_the_dense_computation(
         )
         reference.randomize_weights(layer)
         before = model.get_weights()
-        model.compile(keras.optimizers.SGD(1.0), loss="mse")
+        model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
         targets = np.random.default_rng(2).normal(size=(2, 19, FILTERS))
         model.train_on_batch(make_inputs((19,)), targets)
         return [

@@ -49,6 +49,14 @@ def test_what_is_written_is_read(folder):
     assert list_names(folder) == ["a.json"]
 
 
+def test_who_reads_the_old_file_sees_nothing_of_the_new(tmp_path):
+    path = str(tmp_path / "a.json")
+    write(path, b"old")
+    with open(path, "rb") as file:
+        write(path, b"new and long")
+        assert file.read() == b"old"
+
+
 def test_files_are_found_in_their_order_with_their_sizes(folder):
     for name, size in (("b-10", 3), ("b-2", 1), ("a-1", 2)):
         write(shards.join(folder, name), bytes(size))

@@ -178,6 +178,14 @@ def test_each_pseudo_labelled_image_comes_once_in_a_pass():
     assert (numbers != others).any()
 
 
+def test_both_kinds_have_orders_of_their_own():
+    # The same numbers of images and in a batch.
+    images, _ = make_mixed_batches(13, 13, batch_size=6)
+    numbers = images[0, :, 0, 0, 0]
+    labelled = numbers[numbers < 100]
+    assert list(labelled) != list(list_others(images)[:6])
+
+
 @pytest.mark.parametrize("steps_per_epoch", [None, 7])
 @pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 0), (2, 5)])
 def test_resumed_batches_of_both_kinds_are_the_last_of_all(

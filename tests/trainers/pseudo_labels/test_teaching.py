@@ -127,6 +127,19 @@ def test_teacher_that_gives_no_probabilities_is_one_line(
     assert f"{tmp_path}/images/0.png {reason}" in message
 
 
+def test_shares_of_rounded_probabilities_sum_to_one(tmp_path, play_teacher):
+    write_images(tmp_path / "images")
+
+    def classify(files):
+        errors = ["" if file[:4] == b"\x89PNG" else "bad" for file in files]
+        return np.float32([[0.597, 0.398]] * len(files)), errors
+
+    play_teacher(classify)
+    split, _ = label(tmp_path / "images", class_names=["cat", "dog"])
+    labels = np.stack([label for _, label in split.examples])
+    np.testing.assert_allclose(labels, [[0.6, 0.4]] * 4, rtol=1e-6)
+
+
 def test_teacher_that_is_sure_of_nothing_is_one_line(tmp_path, play_teacher):
     write_images(tmp_path / "images")
 
